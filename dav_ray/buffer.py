@@ -1,0 +1,111 @@
+"""Accepted trajectories <-> Parquet shards and Ray Data. One row per accepted trajectory.
+
+Tensors are stored as little-endian float32 bytes with their shape in the column's metadata: any Parquet reader can
+open a shard, and Ray Data passes the column on untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dav_ray.types import Chunk, Trajectories
+
+if TYPE_CHECKING:
+    from dav_ray.mstep.objective import Rows
+
+
+def tensor_column(values: np.ndarray) -> pa.Array:
+    """[n, ...] -> n binaries."""
+    flat = np.ascontiguousarray(values)
+    return pa.array([row.tobytes() for row in flat], pa.large_binary())
+
+
+def tensor_field(name: str, values: np.ndarray) -> pa.Field:
+    meta = {"shape": json.dumps(list(values.shape[1:])), "dtype": values.dtype.newbyteorder("<").str}
+    return pa.field(name, pa.large_binary(), metadata=meta)
+
+
+def read_tensors(table: pa.Table, name: str) -> np.ndarray:
+    """The column [n, ...] back as an array of its own."""
+    meta = table.schema.field(name).metadata
+    shape, dtype = json.loads(meta[b"shape"]), np.dtype(meta[b"dtype"].decode())
+    rows = [np.frombuffer(row, dtype).reshape(shape) for row in table.column(name).to_pylist()]
+    return np.stack(rows) if rows else np.empty((0, *shape), dtype)
+
+
+def to_table(chunk: Chunk, found: Trajectories) -> pa.Table:
+    """The rows of a chunk. sample: uint8 [H, W, 3]; states: float32 [T+1, *event], x_T first."""
+    num = len(chunk.conditions)
+    states = found.states.transpose(0, 1).float().cpu().numpy()
+    sample = pixels(found.sample)
+    nfe = (found.cost.network + found.cost.reference) / num
+    plain = {
+        "round": pa.array([chunk.round] * num, pa.int64()),
+        "trajectory": pa.array(chunk.trajectories, pa.int64()),
+        "chunk": pa.array([chunk.index] * num, pa.int64()),
+        "policy_version": pa.array([chunk.policy_version] * num, pa.int64()),
+        "seed": pa.array([chunk.seed] * num, pa.int64()),
+        "condition": pa.array(chunk.conditions, pa.string()),
+        "reward": pa.array(found.reward.numpy(), pa.float64()),
+        "log_weight": pa.array(
+            [None] * num if found.log_weight is None else found.log_weight.tolist(), pa.float64()
+        ),
+        "ess": pa.array(found.ess.numpy(), pa.float64()),
+        "nfe": pa.array([nfe] * num, pa.float64()),
+    }
+    fields = [pa.field(name, column.type) for name, column in plain.items()]
+    fields += [tensor_field("sample", sample), tensor_field("states", states)]
+    columns = [*plain.values(), tensor_column(sample), tensor_column(states)]
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def pixels(images: object) -> np.ndarray:
+    """Images [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3], rounded as diffusers does."""
+    import torch
+
+    assert isinstance(images, torch.Tensor)
+    return (images.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_rows(table: pa.Table, weights: dict[int, float]) -> Rows:
+    """What the M-step needs of some rows; weights: W by trajectory number."""
+    import torch
+
+    from dav_ray.mstep.objective import Rows
+
+    numbers = table.column("trajectory").to_pylist()
+    return Rows(
+        torch.from_numpy(read_tensors(table, "states")),
+        tuple(table.column("condition").to_pylist()),
+        torch.tensor([weights[n] for n in numbers], dtype=torch.float64),
+        torch.ones(len(numbers), dtype=torch.bool),
+    )
+
+
+def encode(table: pa.Table) -> tuple[bytes, str]:
+    """A shard's bytes and their sha256. The same rows give the same bytes."""
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    data = file.getvalue()
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def decode(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data))
+
+
+def shard_path(round: int, chunk: int, sha256: str) -> str:
+    """A shard is named after its content: two writers of one chunk can't harm each other."""
+    return f"buffer/round={round:04d}/chunk-{chunk:05d}-{sha256}.parquet"
+
+
+def concat(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).combine_chunks()

@@ -1,0 +1,202 @@
+"""The command `dav-ray`.
+
+Everything heavy is imported inside the command that needs it: `--help` and mistakes are quick.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dav_ray import __version__
+from dav_ray.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from dav_ray.recipe import Recipe
+
+app = typer.Typer(
+    name="dav-ray",
+    help="Align a diffusion model with a reward, on a Ray cluster.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe such as digits.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that differ from the recipe's."),
+]
+RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run directory: a path, s3:// or gs://.")]
+Address = Annotated[
+    str,
+    typer.Option(
+        envvar="RAY_ADDRESS", metavar="auto|local|HOST:PORT", help="The Ray cluster; local starts one here."
+    ),
+]
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    app(prog_name="dav-ray")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Path, s3:// or gs://. Default: runs/RECIPE.")
+    ] = None,
+    address: Address = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the whole configuration and the plan, start nothing.")
+    ] = False,
+) -> None:
+    """Align a model. The same command on the same run directory continues where it stopped."""
+    with _exit_codes():
+        from dav_ray.preflight import check, check_address, check_run_dir
+        from dav_ray.recipe import load
+
+        check_address(address, connect=not dry_run)
+        loaded = load(recipe, overrides or [])
+        check(loaded.config)
+        place = run_dir or f"runs/{loaded.name}"
+        check_run_dir(place, loaded)
+    if dry_run:
+        typer.echo(_dry_run(loaded, place))
+        return
+    with _exit_codes(place):
+        from dav_ray import driver
+
+        driver.run(loaded, place, address)
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Write the run's HTML report and print its path."""
+    with _exit_codes(run_dir):
+        _require_run(run_dir)
+        from dav_ray.report import write_report
+
+        typer.echo(write_report(run_dir))
+
+
+@app.command()
+def evaluate(
+    run_dir: RunDir,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Fresh samples. Default: evaluate.samples.")
+    ] = None,
+    address: Address = "local",
+) -> None:
+    """Measure the aligned model again, on fresh samples without search."""
+    with _exit_codes(run_dir):
+        _require_run(run_dir, address)
+        from dav_ray.evaluate import evaluate_run
+
+        evaluate_run(run_dir, samples, address)
+
+
+@app.command()
+def sample(
+    run_dir: RunDir,
+    num: Annotated[int, typer.Option(min=1, help="How many samples.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where they are written.")],
+    address: Address = "local",
+    seed: Annotated[int, typer.Option(min=0, help="Sample i uses seed + i.")] = 0,
+) -> None:
+    """Draw samples from the aligned model."""
+    with _exit_codes(run_dir):
+        _require_run(run_dir, address)
+        from dav_ray.sample import sample_run
+
+        sample_run(run_dir, num, out, seed, address)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="What should fit.")] = None,
+    overrides: Overrides = None,
+    address: Address = "local",
+) -> None:
+    """Show what the cluster has against what the recipe needs. Exit code 1 if it does not fit."""
+    with _exit_codes():
+        from dav_ray.doctor import doctor as examine
+        from dav_ray.doctor import render
+        from dav_ray.preflight import check_address
+        from dav_ray.recipe import load
+
+        check_address(address)
+        findings = examine(load(recipe, overrides or []).config if recipe else None, address)
+    typer.echo(render(findings))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def config() -> None:
+    """Print every configuration key: default, what is allowed, meaning."""
+    from dav_ray.keys import describe
+
+    typer.echo(describe())
+
+
+@contextmanager
+def _exit_codes(run_dir: str | None = None) -> Iterator[None]:
+    """Errors as lines and exit codes: 2 user's mistake, 1 failed run. The driver decides 130 and 143."""
+    try:
+        yield
+    except UserError as error:
+        for line in error.lines:
+            typer.echo(f"dav-ray: {line}", err=True)
+        raise typer.Exit(2) from None
+    except RunError as error:
+        log = f" (log: {_join(run_dir, 'events.jsonl')})" if run_dir else ""
+        typer.echo(f"dav-ray: {error.role}: {error.cause}{log}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _require_run(run_dir: str, address: str = "local") -> None:
+    """Raises UserError if this is no run directory, or the address can't be used."""
+    from dav_ray.preflight import check_address, read_run_file
+
+    check_address(address)
+    if read_run_file(run_dir, "config.yaml") is None:
+        missing = "://" not in run_dir and not Path(run_dir).expanduser().exists()
+        why = "no such directory" if missing else "is no run directory (it has no config.yaml)"
+        raise UserError(f"{run_dir}: {why}; allowed: the --run-dir of a `dav-ray run`")
+
+
+def _dry_run(recipe: Recipe, run_dir: str) -> str:
+    from dav_ray.plan import plan, render
+
+    place = f"run directory: {run_dir if '://' in run_dir else os.path.abspath(os.path.expanduser(run_dir))}"
+    return f"{recipe.yaml}\n{place}\n{render(recipe.config, plan(recipe.config))}\nnothing was started"
+
+
+def _join(run_dir: str, name: str) -> str:
+    return f"{run_dir.rstrip('/')}/{name}"

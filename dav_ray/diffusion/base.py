@@ -1,0 +1,100 @@
+"""What a diffusion family provides to search and M-step. A new family is one file that meets these protocols.
+
+x_t has shape [B, *event]; t = T..1; `Kernel` is p(x_{t-1} | x_t, c), guidance and schedule included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from dav_ray.noise import Draws
+from dav_ray.types import Cost, StepLoss, Transitions
+
+
+class Kernel(Protocol):
+    """The law of x_{t-1} given x_t, for B states."""
+
+    @property
+    def deterministic(self) -> bool:
+        """True where the step has no variance: one outcome, no density."""
+        ...
+
+    def sample(self, num: int, rng: Draws) -> Tensor:
+        """[B, num, *event], independent draws."""
+        ...
+
+    def log_prob(self, x_prev: Tensor) -> Tensor:
+        """x_prev [B, M, *event] -> [B, M] float64: log-density, SUMMED over the event. ValueError if deterministic."""
+        ...
+
+    def tilt(self, grad: Tensor) -> Kernel:
+        """The kernel tilted by exp(<grad, x_prev>), grad [B, *event]; tilt(0) is the identity."""
+        ...
+
+    def nll(self, x_prev: Tensor) -> Tensor:
+        """-log p of one outcome each, x_prev [B, *event] -> [B] float32; 0 where there is no variance."""
+        ...
+
+    def kl(self, other: Kernel) -> Tensor:
+        """KL(self || other) [B] float32, summed over the event; 0 where there is no variance."""
+        ...
+
+    def detach(self) -> Kernel:
+        """The same kernel without its autograd graph."""
+        ...
+
+    def take(self, rows: Tensor) -> Kernel:
+        """The kernel of the chosen states; rows [B'] int64."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One guided network evaluation at (x_t, t)."""
+
+    kernel: Kernel
+    x0_hat: Tensor  # [B, *event], the prediction of the clean state (Tweedie)
+
+    def detach(self) -> Prediction:
+        return Prediction(self.kernel.detach(), self.x0_hat.detach())
+
+    def take(self, rows: Tensor) -> Prediction:
+        """The prediction of the chosen states; rows [B'] int64."""
+        return Prediction(self.kernel.take(rows), self.x0_hat[rows])
+
+
+class Diffusion(Protocol):
+    """A pretrained diffusion model with a trainable policy on top; `reference=True` is the pretrained model itself."""
+
+    steps: int  # T
+    cost: Cost  # evaluations so far; only ever grows
+
+    def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
+        """x_T [B, *event]."""
+        ...
+
+    def predict(
+        self, x_t: Tensor, t: int | Tensor, conditions: Sequence[str], *, reference: bool = False
+    ) -> Prediction:
+        """One guided evaluation; differentiable in x_t and in the policy's parameters when autograd is on."""
+        ...
+
+    def deterministic(self, t: int) -> bool:
+        """True where step t (x_t -> x_{t-1}) has no variance."""
+        ...
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """What the reward sees: images [B, 3, H, W] in [0, 1]. Differentiable where it can be."""
+        ...
+
+    def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:
+        """NLL and, with `reference`, KL to the pretrained model, per transition."""
+        ...
+
+    def trainable(self) -> Any:
+        """The torch module that holds the policy's parameters."""
+        ...

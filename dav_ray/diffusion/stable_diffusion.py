@@ -1,0 +1,219 @@
+"""Any `StableDiffusionPipeline` with a DDIM-type scheduler as a `Diffusion`: latents, classifier-free guidance, adapters.
+
+The policy is the UNet with LoRA adapters (the reference: the same network, adapters off) or with its full weights
+trained (the reference: a frozen copy).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dav_ray.config import Config
+from dav_ray.diffusion.base import Prediction
+from dav_ray.diffusion.gaussian import DDIMSchedule, GaussianKernel, rows_per_call
+from dav_ray.noise import Draws
+from dav_ray.types import Cost, StepLoss, Transitions
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a pipeline that sampling needs, weights frozen."""
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any  # DDIMScheduler
+
+    @classmethod
+    def load(cls, path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None) -> Parts:
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        pipe: Any = StableDiffusionPipeline.from_pretrained(
+            path, torch_dtype=DTYPES[dtype], variant=variant, revision=revision, safety_checker=None,
+            requires_safety_checker=False,
+        )
+        scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+            module.requires_grad_(False).eval()
+        return cls(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, scheduler)
+
+
+class StableDiffusion:
+    """`Diffusion` over latents [B, C, H, W]. Not thread-safe; counts its network evaluations in `cost`."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        steps: int,
+        eta: float = 1.0,
+        guidance_scale: float = 1.0,
+        micro_batch: int = 128,
+        device: str | torch.device = "cpu",
+        autocast: str = "float32",
+    ) -> None:
+        self.steps = steps
+        self.cost = Cost()
+        self.schedule = DDIMSchedule(parts.scheduler, steps, eta)
+        self._parts = parts
+        self._reference_unet: Any = None  # a frozen copy, for full weights only
+        self._policy: Any = parts.unet  # what is called with gradients: the UNet, or its DDP wrapper
+        self.adapted = False
+        self._dtype = parts.unet.dtype
+        self._guidance = guidance_scale
+        self._limit = micro_batch
+        self._device = torch.device(device)
+        self._autocast = DTYPES[autocast]
+        self._embeddings: dict[str, Tensor] = {}
+        for module in (parts.unet, parts.vae, parts.text_encoder):
+            module.to(self._device)
+
+    @classmethod
+    def build(
+        cls, config: Config, path: str, *, device: str = "cpu", autocast: str = "float32", micro_batch: int | None = None
+    ) -> StableDiffusion:
+        """The model of a configuration, policy added; `path` is a folder or hub id."""
+        model, search = config.model, config.search
+        parts = Parts.load(path, dtype=model.dtype, variant=model.variant, revision=model.revision)
+        diffusion = cls(
+            parts, steps=search.steps, eta=search.eta, guidance_scale=search.guidance_scale,
+            micro_batch=micro_batch or search.micro_batch, device=device, autocast=autocast,
+        )
+        if config.mstep.parameters == "lora":
+            lora = config.mstep.lora
+            diffusion.add_adapters(lora.rank, lora.alpha, lora.targets, config.seed)
+        else:
+            diffusion.train_all_weights()
+        return diffusion
+
+    @property
+    def event_shape(self) -> tuple[int, int, int]:
+        size = self._parts.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self._parts.unet.config.in_channels, height, width
+
+    def add_adapters(self, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+        """LoRA adapters, zero at the start: every worker builds the same ones from the seed."""
+        from peft import LoraConfig
+
+        unet = self._parts.unet
+        self.adapted = True
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            unet.add_adapter(
+                LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian")
+            )
+        for parameter in unet.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # adapters stay in full precision beside half weights
+        unet.to(self._device)
+
+    def train_all_weights(self) -> None:
+        self._reference_unet = copy.deepcopy(self._parts.unet)
+        self._parts.unet.requires_grad_(True).float()
+        self._reference_unet.float()
+        self._dtype = torch.float32
+
+    def trainable(self) -> Any:
+        return self._parts.unet
+
+    def parallelise(self, wrap: Callable[[Any], Any]) -> Any:
+        """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
+        self._policy = wrap(self._parts.unet)
+        return self._policy
+
+    def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
+        return rng.normal(self.event_shape).to(self._device) * self._parts.scheduler.init_noise_sigma
+
+    def deterministic(self, t: int) -> bool:
+        return float(self.schedule.std[t]) == 0.0
+
+    def predict(
+        self, x_t: Tensor, t: int | Tensor, conditions: Sequence[str], *, reference: bool = False
+    ) -> Prediction:
+        x_t = x_t.to(self._device)
+        steps = (t if isinstance(t, Tensor) else torch.full((len(x_t),), t)).to(self._device)
+        self._count(len(x_t), reference=reference)
+        with self._reference() if reference else contextlib.nullcontext():
+            parts = [
+                self._network(x_t[rows], steps[rows], conditions[rows], reference)
+                for rows in rows_per_call(len(x_t), self._limit)
+            ]
+        kernel, x0_hat = self.schedule.kernel(x_t, torch.cat(parts), steps)
+        return Prediction(kernel, x0_hat)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Images [B, 3, H, W] float32 in [0, 1]."""
+        vae = self._parts.vae
+        latents = (x_0 / vae.config.scaling_factor).to(vae.dtype)
+        images = [vae.decode(latents[rows]).sample.float() for rows in rows_per_call(len(x_0), self._limit)]
+        return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
+
+    def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:
+        pretrained = None
+        if reference:
+            with torch.no_grad():
+                pretrained = self.predict(batch.x_t, batch.t, batch.conditions, reference=True).kernel
+        kernel = self.predict(batch.x_t, batch.t, batch.conditions).kernel
+        nll = kernel.nll(batch.x_prev.to(self._device))
+        return StepLoss(nll, torch.zeros_like(nll) if pretrained is None else kernel.kl(pretrained))
+
+    def _network(self, x: Tensor, t: Tensor, conditions: Sequence[str], reference: bool) -> Tensor:
+        """The guided output [B, C, H, W] float32: e_0 + s (e_c - e_0), one pass where s <= 1 (as the pipeline does)."""
+        unet = (self._reference_unet or self._parts.unet) if reference else self._policy
+        timesteps = self.schedule.timesteps.to(self._device)[t]
+        embedded = torch.stack([self._embed(c) for c in conditions])
+        guided = self._guidance > 1
+        if guided:
+            x, timesteps = torch.cat([x, x]), torch.cat([timesteps, timesteps])
+            embedded = torch.cat([self._embed("").expand_as(embedded), embedded])
+        with self._precision():
+            output = unet(x.to(self._dtype), timesteps, encoder_hidden_states=embedded).sample.float()
+        if not guided:
+            return output
+        free, conditional = output.chunk(2)
+        return free + self._guidance * (conditional - free)
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self._autocast == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, self._autocast)
+
+    @contextlib.contextmanager
+    def _reference(self) -> Iterator[None]:
+        """The pretrained network: adapters switched off (bit-equal to the base), or the frozen copy."""
+        if not self.adapted:
+            yield
+            return
+        self._parts.unet.disable_adapters()
+        try:
+            yield
+        finally:
+            self._parts.unet.enable_adapters()
+
+    def _count(self, states: int, *, reference: bool) -> None:
+        backward = states if torch.is_grad_enabled() and not reference else 0
+        spent = Cost(reference=states) if reference else Cost(network=states, backward=backward)
+        self.cost = self.cost + spent
+
+    @torch.no_grad()
+    def _embed(self, condition: str) -> Tensor:
+        """Text embedding [tokens, D], computed once per text."""
+        if condition not in self._embeddings:
+            tokenizer, encoder = self._parts.tokenizer, self._parts.text_encoder
+            ids = tokenizer(
+                condition, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            self._embeddings[condition] = encoder(ids.to(self._device))[0][0].to(self._dtype)
+        return self._embeddings[condition]

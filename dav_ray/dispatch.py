@@ -1,0 +1,121 @@
+"""Runs a `Schedule` of work items on search actors: pull, retry of what a lost worker had, deadlines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+
+from dav_ray.errors import DavRayError, RunError
+from dav_ray.run_files import RunLog
+from dav_ray.schedule import Exhausted, Schedule
+from dav_ray.session import unwrap
+
+Item = TypeVar("Item")
+
+ATTEMPTS = 10  # per item, counting only losses of infrastructure
+WAIT_S = 0.5
+PING_EVERY_S = 1.0
+
+
+@dataclass
+class _Running:
+    worker: str
+    item: Any
+    table: Any  # reference to the first result
+    since: float
+
+
+class Dispatcher:
+    """Keeps the workers busy. A method call returns two results: a table, left in the object store, and its meta."""
+
+    def __init__(self, workers: dict[str, Any], log: RunLog, timeout_s: float, restart_timeout_s: float) -> None:
+        self._workers, self._log = workers, log
+        self._timeout_s, self._restart_timeout_s = timeout_s, restart_timeout_s
+        self._lost: dict[str, tuple[Any, float, float]] = {}  # worker -> (ping, asked at, lost at)
+        self.busy_s = 0.0
+
+    def run(
+        self, method: str, items: Sequence[Item], on_result: Callable[[Item, Any, Any], None],
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Calls `method` of some worker with every item. on_result(item, table reference, meta) in order of arrival.
+
+        Raises what a data failure raised; RunError for a worker that never answers or an item that is lost too often.
+        """
+        schedule = Schedule(items, ATTEMPTS)
+        running: dict[Any, _Running] = {}
+        while not schedule.finished:
+            self._hand_out(schedule, running, method)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S) if running else ([], [])
+            if not running:
+                time.sleep(WAIT_S)
+            for ref in ready:
+                self._collect(schedule, running.pop(ref), ref, on_result)
+            self._check_deadlines(running)
+            self._probe_lost()
+            tick()
+
+    def _hand_out(self, schedule: Schedule[Any], running: dict[Any, _Running], method: str) -> None:
+        occupied = {entry.worker for entry in running.values()} | set(self._lost)
+        for name, actor in self._workers.items():
+            if name in occupied or (item := schedule.next(name)) is None:
+                continue
+            table, meta = getattr(actor, method).remote(item)
+            running[meta] = _Running(name, item, table, time.monotonic())
+
+    def _collect(self, schedule: Schedule[Any], entry: _Running, ref: Any, on_result: Callable[..., None]) -> None:
+        try:
+            meta = ray.get(ref)
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+            self._lose(schedule, entry, error)
+            return
+        except ray.exceptions.RayTaskError as error:
+            raise _data_failure(entry, unwrap(error)) from error
+        self.busy_s += time.monotonic() - entry.since
+        schedule.complete(entry.worker)
+        on_result(entry.item, entry.table, meta)
+
+    def _lose(self, schedule: Schedule[Any], entry: _Running, error: BaseException) -> None:
+        now = time.monotonic()
+        self._log.event("worker_lost", worker=entry.worker, item=entry.item.name, cause=type(error).__name__)
+        try:
+            schedule.lost(entry.worker)
+        except Exhausted as exhausted:
+            raise RunError("search", f"{entry.item.name} was {exhausted} by its workers") from error
+        self._log.event("requeued", item=entry.item.name)
+        self._lost[entry.worker] = (self._workers[entry.worker].ready.remote(), now, now)
+
+    def _probe_lost(self) -> None:
+        """Workers that Ray restarts come back when they answer."""
+        now = time.monotonic()
+        for name, (ping, asked, since) in list(self._lost.items()):
+            if now - since > self._restart_timeout_s:
+                raise RunError("search", f"{name} did not come back in {self._restart_timeout_s:.0f} s")
+            if not ray.wait([ping], timeout=0)[0]:
+                continue
+            try:
+                ray.get(ping)
+            except ray.exceptions.RayActorError:
+                if now - asked > PING_EVERY_S:
+                    self._lost[name] = (self._workers[name].ready.remote(), now, since)
+                continue
+            del self._lost[name]
+            self._log.event("worker_back", worker=name)
+
+    def _check_deadlines(self, running: dict[Any, _Running]) -> None:
+        for entry in running.values():
+            if time.monotonic() - entry.since > self._timeout_s:
+                raise RunError(
+                    "search", f"{entry.worker} gave no answer for {entry.item.name} in {self._timeout_s:.0f} s "
+                    "(roles.search.call_timeout_s)"
+                )
+
+
+def _data_failure(entry: _Running, cause: BaseException) -> DavRayError:
+    if isinstance(cause, DavRayError):
+        return cause
+    return RunError("search", f"{entry.item.name} on {entry.worker}: {type(cause).__name__}: {cause}")

@@ -1,0 +1,77 @@
+"""The errors that end a run, and the exit code that each one means.
+
+Ray ships exceptions between processes, so each class survives a pickle round trip: `__reduce__` names the
+constructor's own arguments, because `BaseException` would replay the formatted message instead. What
+`ray.get` raises is of a class that Ray makes, derived from the one below, with the original exception in its
+attribute `cause`, which hides the field of that name: unwrap it before reading fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class DavRayError(Exception):
+    """Base of every error that `dav_ray` raises on purpose."""
+
+
+class UserError(DavRayError):
+    """The user's mistake (exit code 2): one line per mistake, naming key, value and what is allowed."""
+
+    lines: list[str]
+
+    def __init__(self, lines: str | Sequence[str]) -> None:
+        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        super().__init__("\n".join(self.lines))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.lines,), self.__dict__
+
+
+class RunError(DavRayError):
+    """The run failed (exit code 1); `role` is what failed: search, reward, train, driver or storage."""
+
+    role: str
+    cause: str
+
+    def __init__(self, role: str, cause: str) -> None:
+        self.role = role
+        self.cause = _one_line(cause)
+        super().__init__(f"{role}: {self.cause}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.role, self.cause), self.__dict__
+
+
+class RewardError(RunError):
+    """A reward gave no usable number for a chunk: a failure of data, never retried and never scored 0."""
+
+    reward: str
+    chunk: str
+    value: str
+
+    def __init__(self, reward: str, chunk: str, value: str) -> None:
+        super().__init__("reward", f"{reward} gave {value} for chunk {chunk}")
+        self.reward, self.chunk, self.value = reward, chunk, value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reward, self.chunk, self.value), self.__dict__
+
+
+class StaleEpoch(RunError):
+    """A newer driver has taken this run over; what this one wanted to write was refused."""
+
+    epoch: int
+    stored: int
+
+    def __init__(self, epoch: int, stored: int) -> None:
+        super().__init__("driver", f"another driver has taken over this run: epoch {epoch} is now {stored}")
+        self.epoch, self.stored = epoch, stored
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.epoch, self.stored), self.__dict__
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,47 @@
+"""Fresh samples of a run's last policy, drawn without search on search actors: what `evaluate` and `sample` share."""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow as pa
+
+from dav_ray.driver import absolute
+from dav_ray.errors import UserError
+from dav_ray.manifest import ManifestStore
+from dav_ray.recipe import from_yaml
+from dav_ray.run_files import RunLog, write_marker
+from dav_ray.storage import open_storage
+
+
+def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str) -> tuple[int, pa.Table]:
+    """The last closed round and a table of `num` samples (columns as in `evaluate.measure`), seeds `seed`, `seed` + 1, ...
+
+    Defaults: evaluate.samples and evaluate.seed. UserError if there is no run at `run_dir`.
+    """
+    import ray
+
+    from dav_ray.dispatch import Dispatcher
+    from dav_ray.rounds import evaluation_chunks
+    from dav_ray.session import connected, session
+
+    place = absolute(run_dir)
+    storage = open_storage(place)
+    manifest = ManifestStore(storage).load()
+    if manifest is None:
+        raise UserError(f"{run_dir}: is no run directory (it has no manifest.json)")
+    config = from_yaml(storage.read("config.yaml").decode(), f"{place}/config.yaml").config
+    prompts = (config.prompts,) if isinstance(config.prompts, str) else config.prompts
+    chunks = evaluation_chunks(config, manifest.closed, manifest.policy_version, prompts, num, seed)
+    tables: dict[int, pa.Table] = {}
+    with connected(address, config):
+        write_marker(storage)
+        name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}"
+        with session(config, place, name, train=False) as actors:
+            role = config.roles.search
+            log = RunLog(storage, manifest.epoch)
+            dispatcher = Dispatcher(actors.workers, log, role.call_timeout_s, role.start_timeout_s)
+            dispatcher.run(
+                "evaluate", chunks, lambda chunk, table, _: tables.__setitem__(chunk.index, ray.get(table))
+            )
+    return manifest.closed, pa.concat_tables([tables[index] for index in sorted(tables)])

@@ -1,0 +1,138 @@
+"""Where a model lies, and whether it is a pipeline that can be searched. Reads JSON, loads nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dav_ray.config import Config
+from dav_ray.errors import UserError
+
+ASSETS = Path(__file__).parent / "assets"
+SHIPPED = "shipped:"
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+NETWORKS = ("unet", "vae", "text_encoder")
+# Schedulers that are defined by a table of alphas_cumprod, which is all that a DDIM sampler needs.
+CONVERTIBLE = {
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
+        *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep"),
+        *("DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
+    )
+}
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+def model_path(path: str) -> str:
+    """What diffusers loads: a shipped model's folder, a local folder, or a hub id as it is.
+
+    Call it on the node that loads the model: a shipped model's folder is that node's. Raises UserError for an
+    unknown shipped model.
+    """
+    if not path.startswith(SHIPPED):
+        return os.path.expanduser(path)
+    folder = ASSETS / path.removeprefix(SHIPPED)
+    names = sorted(f"{SHIPPED}{asset.parent.name}" for asset in ASSETS.glob("*/model_index.json"))
+    if f"{SHIPPED}{folder.name}" not in names:
+        raise UserError(
+            f"model.path = {path}: no such shipped model; allowed: {', '.join(names) or 'none is installed'}"
+        )
+    return str(folder)
+
+
+def model_mistakes(config: Config) -> Iterator[str]:
+    """One line per reason why the model can't be searched; none for a hub id, which only the hub can tell."""
+    try:
+        path = model_path(config.model.path)
+    except UserError as error:
+        yield from error.lines
+        return
+    if _is_hub_id(path):
+        return
+    key, folder = f"model.path = {config.model.path}", Path(path)
+    if not folder.exists():
+        yield f"{key}: no such folder; allowed: a pipeline folder, a hub id (org/name) or shipped:digits"
+        return
+    try:
+        index = _read_json(folder / "model_index.json")
+    except ValueError as error:
+        yield f"{key}: is no diffusers pipeline: {error}"
+        return
+    mistakes = [*_index_mistakes(index), *_part_mistakes(folder, index, config.model.variant)]
+    yield from (f"{key}: {mistake}" for mistake in mistakes)
+    if not mistakes:
+        yield from _scheduler_mistakes(key, folder, config)
+
+
+def _is_hub_id(path: str) -> bool:
+    return not (path.startswith((".", "/", "~")) or path.count("/") > 1 or os.path.exists(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Raises ValueError naming the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError(f"{path.parent.name}/{path.name} is missing") from None
+    except ValueError:
+        raise ValueError(f"{path.parent.name}/{path.name} is no JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.parent.name}/{path.name} is no JSON object")
+    return content
+
+
+def _index_mistakes(index: dict[str, Any]) -> Iterator[str]:
+    """Is it a text-to-image pipeline that is made of the usual five parts, with no other network in it?"""
+    name = index.get("_class_name")
+    parts = {key for key, value in index.items() if isinstance(value, list) and value and value[0]}
+    if missing := [part for part in PARTS if part not in parts]:
+        yield f"{name} has no {', '.join(missing)}; allowed: a StableDiffusionPipeline"
+    others = sorted(
+        parts & {"text_encoder_2", "transformer", "controlnet", "image_encoder", "prior", "low_res_scheduler"}
+    )
+    if others:
+        yield f"{name} also needs {', '.join(others)}; allowed: a StableDiffusionPipeline"
+
+
+def _part_mistakes(folder: Path, index: dict[str, Any], variant: str | None) -> Iterator[str]:
+    for part in PARTS:
+        if part in index and not (folder / part).is_dir():
+            yield f"the folder {part} is missing"
+    for part in NETWORKS:
+        pattern = f"*.{variant}*" if variant else "*"
+        weights = [file for file in (folder / part).glob(pattern) if file.suffix in (".safetensors", ".bin")]
+        if (folder / part).is_dir() and not weights:
+            yield f"the folder {part} has no weights{f' of variant {variant}' if variant else ''}"
+    try:
+        inputs = _read_json(folder / "unet" / "config.json").get("in_channels", 4)
+        latents = _read_json(folder / "vae" / "config.json").get("latent_channels", 4)
+    except ValueError as error:
+        if (folder / "unet").is_dir() and (folder / "vae").is_dir():
+            yield str(error)
+        return
+    if inputs != latents:
+        yield f"the unet takes {inputs} channels, the vae has {latents}; allowed: a text-to-image pipeline"
+
+
+def _scheduler_mistakes(key: str, folder: Path, config: Config) -> Iterator[str]:
+    try:
+        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    except ValueError as error:
+        yield f"{key}: {error}"
+        return
+    name = scheduler.get("_class_name", "no scheduler")
+    if name not in CONVERTIBLE:
+        known = ", ".join(sorted(CONVERTIBLE))
+        yield f"{key}: can't be searched: no stochastic DDIM step for {name}; allowed: {known}"
+        return
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        yield f"{key}: can't be searched: prediction_type {prediction}; allowed: {', '.join(PREDICTIONS)}"
+    trained = scheduler.get("num_train_timesteps", 1000)
+    if config.search.steps > trained:
+        steps = config.search.steps
+        yield f"search.steps = {steps}: out of range; allowed: 2 to {trained}, the model's training steps"

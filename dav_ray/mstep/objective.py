@@ -1,0 +1,76 @@
+"""The M-step's objective (arXiv 2510.00502, M-step), a pure function of a batch of transitions.
+
+    mean_i W_i sum_t ( -log p_theta(x_{t-1} | x_t, c) + lambda KL(p_theta || p_theta0) ),   mean W_i = 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dav_ray.diffusion.base import Diffusion
+from dav_ray.types import StepLoss, Transitions
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The accepted trajectories that one rank holds, n of them."""
+
+    states: Tensor  # [n, T+1, *event] float32, x_T first
+    conditions: tuple[str, ...]
+    weights: Tensor  # [n] float64, W_i
+    real: Tensor  # [n] bool, False for rows that only pad (their weight is 0)
+
+    def __len__(self) -> int:
+        return len(self.conditions)
+
+    def transitions(self, rows: Tensor, t: Tensor) -> Transitions:
+        """Pairs (x_t, x_{t-1}) of the rows [N] at the steps t [N] in 1..T."""
+        at = self.states.shape[1] - 1 - t  # x_T first: x_t stands at T - t
+        conditions = [self.conditions[i] for i in rows.tolist()]
+        return Transitions(self.states[rows, at], self.states[rows, at + 1], t, conditions)
+
+    def __add__(self, other: Rows) -> Rows:
+        return Rows(
+            torch.cat([self.states, other.states]),
+            self.conditions + other.conditions,
+            torch.cat([self.weights, other.weights]),
+            torch.cat([self.real, other.real]),
+        )
+
+
+def weighted_sum(loss: StepLoss, weights: Tensor, kl: float) -> Tensor:
+    """sum_n W_n (nll_n + lambda kl_n), a scalar; divide by the number of transitions and multiply by T for the objective."""
+    return (weights.to(loss.nll) * (loss.nll + kl * loss.kl)).sum()
+
+
+def batches(rows: Rows, steps: int, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every (row, t) once, in random order, `size` at a time (the last may be smaller): pairs of [N] int64."""
+    order = torch.randperm(len(rows) * steps, generator=generator)
+    for batch in order.split(size):
+        yield batch // steps, batch % steps + 1
+
+
+def accumulate(
+    diffusion: Diffusion, rows: Rows, index: Tensor, t: Tensor, *, kl: float, scale: float, micro_batch: int,
+    backward: Callable[[Tensor], None] = Tensor.backward, defer: Callable[[], AbstractContextManager] = nullcontext,
+) -> tuple[float, float]:
+    """Gradients of scale * sum_n W_n (nll_n + lambda kl_n) over a batch, micro-batch by micro-batch.
+
+    `defer()` surrounds all micro-batches but the last: the ranks exchange gradients once per batch. Returns the weighted
+    sums of nll and of kl over the batch.
+    """
+    nll = kld = 0.0
+    parts = list(zip(index.split(micro_batch), t.split(micro_batch), strict=True))
+    for number, (part_rows, part_t) in enumerate(parts, start=1):
+        weights = rows.weights[part_rows]
+        with nullcontext() if number == len(parts) else defer():
+            loss = diffusion.step_loss(rows.transitions(part_rows, part_t), reference=kl > 0)
+            backward(scale * weighted_sum(loss, weights, kl))
+        nll += float((weights * loss.nll.detach().cpu().double()).sum())
+        kld += float((weights * loss.kl.detach().cpu().double()).sum())
+    return nll, kld

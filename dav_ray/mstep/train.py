@@ -1,0 +1,163 @@
+"""The M-step as one long-lived Ray Train job: every rank polls the mailbox for rounds until the run ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from dav_ray.config import Config
+from dav_ray.mstep.mailbox import Job
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What a rank is built from: light and picklable."""
+
+    config: Config
+    run_dir: str
+    namespace: str
+    mailbox: str
+
+
+class Trainer:
+    """Runs `TorchTrainer.fit` in a thread of the driver; `failure` is set if it ended with an error."""
+
+    def __init__(self, spec: TrainSpec, storage_path: str) -> None:
+        self.failure: str | None = None
+        self._spec, self._storage_path = spec, storage_path
+        self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """True if the job has ended in time."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _fit(self) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        role = self._spec.config.roles.train
+        resources = {"CPU": role.cpus, "GPU": role.gpus, **role.resources}
+        try:
+            TorchTrainer(
+                train_loop,
+                train_loop_config={"spec": self._spec},
+                torch_config=TorchConfig(backend="nccl" if role.gpus >= 1 else "gloo"),
+                scaling_config=ScalingConfig(
+                    num_workers=role.replicas,
+                    use_gpu=role.gpus > 0,
+                    resources_per_worker={name: amount for name, amount in resources.items() if amount > 0},
+                    label_selector=role.labels or None,
+                ),
+                run_config=RunConfig(
+                    name=self._spec.namespace,
+                    storage_path=self._storage_path,
+                    failure_config=FailureConfig(max_failures=-1),
+                ),
+            ).fit()
+        except Exception as error:
+            # a thread's exception would be lost: the driver reads it from here
+            self.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+
+
+def train_loop(loop_config: dict[str, Any]) -> None:
+    """What every rank runs: rounds from the mailbox, until it says stop."""
+    import ray.train
+
+    spec: TrainSpec = loop_config["spec"]
+    rank = ray.train.get_context().get_world_rank()
+    mailbox = ray.get_actor(spec.mailbox, namespace=spec.namespace)
+    learner = Learner(spec)
+    while True:
+        job = ray.get(mailbox.job.remote(rank))
+        if job == "stop":
+            return
+        if job is None or learner.version > job.base:
+            time.sleep(POLL_S)
+            continue
+        try:
+            learner.train(job, _groups(mailbox, job, rank), mailbox, rank)
+        except DataFault as fault:
+            ray.get(mailbox.fail.remote(str(fault)))
+            raise
+
+
+class DataFault(Exception):
+    """Rows or weights that are wrong: training again would not mend it."""
+
+
+class Learner:
+    """The model, its optimizer and the policy version they stand at."""
+
+    def __init__(self, spec: TrainSpec) -> None:
+        import torch
+        from ray.train.torch import get_device, prepare_model
+
+        from dav_ray.device import quiet
+        from dav_ray.diffusion.stable_diffusion import StableDiffusion
+        from dav_ray.model_folder import model_path
+        from dav_ray.mstep.fit import Fitter
+        from dav_ray.storage import open_storage
+
+        quiet()
+        config = spec.config
+        torch.set_num_threads(config.roles.train.threads)
+        device = str(get_device())
+        self._diffusion = StableDiffusion.build(
+            config, model_path(config.model.path), device=device, autocast=config.mstep.precision,
+            micro_batch=config.mstep.micro_batch,
+        )
+        wrapped = self._diffusion.parallelise(lambda module: prepare_model(module, move_to_device=False))
+        defer = getattr(wrapped, "no_sync", None)  # only the DDP wrapper has it
+        device_type = device.split(":")[0]
+        self._fitter = Fitter(
+            self._diffusion, config.mstep, config.seed, device=device_type, **({"defer": defer} if defer else {})
+        )
+        self._config, self._storage = config, open_storage(spec.run_dir)
+        self.version = 0
+
+    def train(self, job: Job, groups: Iterator[Any], mailbox: Any, rank: int) -> None:
+        """Fit a round and, on rank 0, save and hand in the new policy."""
+        from dav_ray import policy
+
+        if self.version != job.base:
+            self._restore(job.base)
+        metrics = self._fitter.fit(job.round, groups)
+        if int(metrics["mstep/rows"]) != job.rows:
+            raise DataFault(f"round {job.round}: trained on {metrics['mstep/rows']:.0f} rows of {job.rows} committed")
+        self.version = job.base + 1
+        if rank == 0:
+            policy.save(self._storage, self.version, self._diffusion, self._fitter.optimizer)
+            weights = policy.get_weights(self._diffusion)
+            ray.get(mailbox.hand_in.remote(job.round, metrics, self.version, weights))
+
+    def _restore(self, version: int) -> None:
+        """Go on from a stored policy, after a restart."""
+        from dav_ray import policy
+
+        if version == 0:
+            raise DataFault("round 1 starts from a policy that is not the pretrained one")
+        lora = self._config.mstep.parameters == "lora"
+        policy.set_weights(self._diffusion, policy.read_weights(self._storage, version, lora=lora))
+        policy.read_optimizer(self._storage, version, self._fitter.optimizer)
+        self.version = version
+
+
+def _groups(mailbox: Any, job: Job, rank: int) -> Iterator[Any]:
+    """This rank's rows of each group, in order, as the driver posts them."""
+    from dav_ray import buffer
+
+    for number in range(job.groups):
+        while (posted := ray.get(mailbox.group.remote(job.round, number, rank))) is None:
+            time.sleep(POLL_S)
+        share, weights = posted
+        tables = list(share.iter_batches(batch_size=None, batch_format="pyarrow"))
+        yield buffer.to_rows(buffer.concat(tables), weights)

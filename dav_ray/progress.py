@@ -1,0 +1,70 @@
+"""Live progress: one line that moves on a terminal, one plain line per interval elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+INTERVAL_S = 10.0
+
+
+class Progress:
+    """What is being done, how far it is, the reward so far, and the time left in the run."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._start = self._shown = time.monotonic()
+        self._first_round_start: float | None = None
+        self._rounds_done = 0
+        self._live = sys.stdout.isatty()
+        self._width = 0
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._clear()
+        print(text, flush=True)
+
+    def update(self, round: int, phase: str, done: int, total: int, reward: float | None = None) -> None:
+        """Progress within a phase of a round."""
+        now = time.monotonic()
+        if not self._live and now - self._shown < INTERVAL_S:
+            return
+        self._shown = now
+        parts = [f"round {round}/{self._rounds}", f"{phase} {done}/{total}"]
+        if reward is not None:
+            parts.append(f"reward {reward:.4g}")
+        parts.append(self._time_left())
+        line = " | ".join(parts)
+        if not self._live:
+            print(line, flush=True)
+            return
+        self._clear()
+        self._width = len(line)
+        print(f"\r{line}", end="", flush=True)
+
+    def begin_rounds(self) -> None:
+        """The first round of this process starts: from here on rounds are timed."""
+        self._first_round_start = time.monotonic()
+
+    def round_done(self) -> None:
+        self._rounds_done += 1
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def _time_left(self) -> str:
+        if not self._rounds_done or self._first_round_start is None:
+            return f"{_clock(self.seconds())} so far"
+        per_round = (time.monotonic() - self._first_round_start) / self._rounds_done
+        return f"{_clock(self.seconds())} so far, up to {_clock(per_round * (self._rounds - self._rounds_done))} left"
+
+    def _clear(self) -> None:
+        if self._live and self._width:
+            print("\r" + " " * self._width + "\r", end="")
+            self._width = 0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

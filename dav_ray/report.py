@@ -1,0 +1,235 @@
+"""`report.html`: what a run did, on one self-contained page (nothing is fetched when it is opened).
+
+Headline figures and curves come from `metrics.jsonl`; the sample grid and the histogram from
+`evaluate/*.parquet`: fresh samples without search, on the same seeds and prompts in every round. Round 0 is
+the pretrained model.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from dav_ray.report_charts import curves, reward_against_diversity, reward_histogram
+from dav_ray.report_data import RunData, Sample, load_run, load_samples, short_name
+from dav_ray.storage import Storage, open_storage
+
+REPORT = "report.html"
+TEMPLATE = "report.html.j2"
+MAX_GRID_ROWS = 12
+CRISP_BELOW = 128  # px; smaller images are enlarged by whole factors, without smoothing
+CELL = 64  # px; small images are shown about this large
+THUMBNAIL = 256  # px; larger images are embedded at this size, or 240 of them would weigh 100 MB
+
+
+@dataclass(frozen=True)
+class HeadlineRow:
+    """One measure, pretrained against the last evaluated round, ready to print."""
+
+    measure: str
+    pretrained: str
+    last: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image of the grid; `width` in CSS px."""
+
+    uri: str
+    reward: float
+    width: int
+    crisp: bool
+
+
+@dataclass(frozen=True)
+class GridRow:
+    round: int
+    mean: float | None
+    cells: list[Cell | None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rounds as rows, the same seeds and prompts as columns; columns of one prompt stand side by side."""
+
+    prompts: list[tuple[str, int]]  # prompt, number of columns
+    rows: list[GridRow]
+    rounds_hidden: int
+
+
+def write_report(run_dir: str) -> str:
+    """Write `report.html` into a run directory (a path or URI), finished or not, and return its full path."""
+    storage = open_storage(run_dir)
+    storage.write(REPORT, render(storage).encode())
+    return f"{storage.uri.rstrip('/')}/{REPORT}"
+
+
+def render(storage: Storage) -> str:
+    """The page as HTML. Values are escaped by jinja2; plotly's own source is the only text that is not."""
+    run = load_run(storage)
+    over_rounds, trade_off = curves(run), reward_against_diversity(run)
+    histogram = reward_histogram(run, _rewards(storage, run))
+    distributions = [chart for chart in (trade_off, histogram) if chart is not None]
+    return _template().render(
+        name=storage.uri.rstrip("/").rsplit("/", 1)[-1],
+        run=run,
+        headline=headline(run),
+        rise=reward_rise(run),
+        grid=sample_grid(storage, run),
+        chart_groups=[
+            ("Over the rounds", over_rounds),
+            ("Reward, diversity and distribution", distributions),
+        ],
+        all_metrics=_all_metrics(run),
+        versions=sorted((run.manifest.get("versions") or {}).items()),
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        plotly_js=get_plotlyjs(),
+    )
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template(TEMPLATE)
+
+
+def reward_rise(run: RunData) -> float | None:
+    """Rise of the mean reward without search, in standard deviations of the pretrained model's samples."""
+    mean, sd = run.series("evaluate/reward_mean"), run.series("evaluate/reward_std").get(0)
+    if 0 not in mean or len(mean) < 2 or not sd:
+        return None
+    return (mean[run.evaluated[-1]] - mean[0]) / sd
+
+
+def headline(run: RunData) -> list[HeadlineRow]:
+    """Pretrained against the last evaluated round: reward, held-out measures, diversity, KL."""
+    if not run.evaluated:
+        return []
+    last = run.evaluated[-1]
+    rise = reward_rise(run)
+    reward = f"Reward: {run.reward_label}"
+    rows = [HeadlineRow(reward, _mean_sd(run, 0), _mean_sd(run, last) if last else "", _signed(rise, " sd"))]
+    for name in run.heldout:
+        first, now = run.series(name).get(0), run.series(name).get(last)
+        difference = None if first is None or now is None or not last else now - first
+        rows.append(_row(f"Held out: {short_name(name)}", first, now, last, _signed(difference)))
+    for name in run.names("diversity/"):
+        first, now = run.series(name).get(0), run.series(name).get(last)
+        share = f"{100 * now / first:.1f} % of pretrained" if first and now is not None and last else ""
+        rows.append(_row(f"Diversity: {short_name(name)}", first, now, last, share))
+    kl = run.series("heldout/kl")
+    if kl:
+        first, now = kl.get(0, 0.0), kl.get(last)  # 0 by definition where it was not measured
+        rows.append(_row("KL to the pretrained model (nats per trajectory)", first, now, last, _signed(now)))
+    return rows
+
+
+def sample_grid(storage: Storage, run: RunData) -> Grid | None:
+    """Choose rounds and columns, and embed the images; None before the first evaluation."""
+    if not run.sample_files:
+        return None
+    rounds = thin(list(run.sample_files), MAX_GRID_ROWS)
+    columns = choose_columns(load_samples(storage, run.sample_files[rounds[0]]), run.grid_columns)
+    indices = [sample.index for sample in columns]
+    mean = run.series("evaluate/reward_mean")
+    rows = []
+    for round_ in rounds:
+        samples = load_samples(storage, run.sample_files[round_], indices)
+        by_index = {sample.index: _cell(sample) for sample in samples}
+        cells = [by_index.get(index) for index in indices]
+        rows.append(GridRow(round_, mean.get(round_), cells))
+    prompts: list[tuple[str, int]] = []
+    for sample in columns:
+        if prompts and prompts[-1][0] == sample.condition:
+            prompts[-1] = (sample.condition, prompts[-1][1] + 1)
+        else:
+            prompts.append((sample.condition, 1))
+    return Grid(prompts, rows, len(run.sample_files) - len(rounds))
+
+
+def thin(rounds: list[int], limit: int) -> list[int]:
+    """At most `limit` of the rounds, evenly spaced, always with the first and the last."""
+    if len(rounds) <= limit:
+        return rounds
+    return [rounds[round(i * (len(rounds) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def choose_columns(samples: list[Sample], limit: int) -> list[Sample]:
+    """At most `limit` samples, spread evenly over the prompts whatever their order, grouped by prompt."""
+    by_prompt: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_prompt[sample.condition].append(sample)
+    depth = max((len(group) for group in by_prompt.values()), default=0)
+    turns = [group[i] for i in range(depth) for group in by_prompt.values() if i < len(group)]
+    chosen = {sample.index for sample in turns[:limit]}
+    return [sample for group in by_prompt.values() for sample in group if sample.index in chosen]
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; a dash where there is no value."""
+    return "–" if value is None else f"{value:.4g}".replace("-", "−")
+
+
+def _row(measure: str, first: float | None, now: float | None, last: int, change: str) -> HeadlineRow:
+    return HeadlineRow(measure, number(first), number(now) if last else "", change if last else "")
+
+
+def _mean_sd(run: RunData, round_: int) -> str:
+    mean, sd = (run.series(f"evaluate/reward_{kind}").get(round_) for kind in ("mean", "std"))
+    return number(mean) if mean is None or sd is None else f"{number(mean)} ± {number(sd)}"
+
+
+def _signed(value: float | None, unit: str = "") -> str:
+    return "" if value is None else f"{value:+.3g}{unit}".replace("-", "−")
+
+
+def _cell(sample: Sample) -> Cell | None:
+    """Small images as they are (PNG, enlarged by the browser), large ones as JPEG thumbnails."""
+    if sample.image is None:
+        return None
+    with Image.open(io.BytesIO(sample.image)) as image:
+        side = max(image.size)
+        if side <= CRISP_BELOW:
+            factor = max(1, round(CELL / side))
+            uri = _data_uri("png", sample.image)
+            return Cell(uri, sample.reward, image.width * factor, side < CRISP_BELOW)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        encoded = io.BytesIO()
+        image.convert("RGB").save(encoded, "JPEG", quality=88)
+    return Cell(_data_uri("jpeg", encoded.getvalue()), sample.reward, CRISP_BELOW, False)
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _rewards(storage: Storage, run: RunData) -> dict[int, list[float]]:
+    """Finite rewards of the samples of the first and the last evaluated round (one and the same at first)."""
+    rounds = list(run.sample_files)
+    ends = dict.fromkeys([*rounds[:1], *rounds[-1:]])
+    samples = {round_: load_samples(storage, run.sample_files[round_]) for round_ in ends}
+    return {round_: [s.reward for s in group if math.isfinite(s.reward)] for round_, group in samples.items()}
+
+
+def _all_metrics(run: RunData) -> dict[str, Any]:
+    """Every number of the run as a table: metrics as rows, rounds as columns."""
+    rounds = sorted({round_ for series in run.metrics.values() for round_ in series})
+    rows = [(name, [series.get(r) for r in rounds]) for name, series in sorted(run.metrics.items())]
+    return {"rounds": rounds, "rows": rows}

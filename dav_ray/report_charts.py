@@ -1,0 +1,210 @@
+"""The report's charts, as plotly figures. The page colours their text and grid, so that dark mode works."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dav_ray.report_data import RunData, Series, short_name
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f7fd0", "#e08a3c", "#3fa377", "#9270c9", "#8a929c"
+BAND = "rgba(63, 127, 208, 0.16)"
+PALETTE = (BLUE, ORANGE, GREEN, PURPLE)
+REWARD_AXIS = "reward (its own unit)"
+LABELLED_POINTS = 15  # more labels than this run into each other
+
+SINGLE = (  # metric, title, axis title with unit
+    ("heldout/kl", "KL to the pretrained model", "KL (nats per trajectory)"),
+    ("search/ess", "Effective sample size of the E-step", "ESS (samples)"),
+    ("mstep/nll", "M-step: negative log-likelihood", "NLL (nats)"),
+    ("mstep/kl", "M-step: KL term", "KL (nats)"),
+    ("mstep/grad_norm", "M-step: gradient norm", "gradient norm (before clipping)"),
+)
+STAGES = (("time/estep_s", "E-step"), ("time/mstep_s", "M-step"), ("time/evaluate_s", "evaluation"))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plotly figure as plain JSON data, and the sentence under it."""
+
+    figure: dict[str, Any]
+    caption: str = ""
+
+
+def curves(run: RunData) -> list[Chart]:
+    """All curves over rounds for which the run has numbers."""
+    charts = [_reward(run), *(_heldout(run, name) for name in run.heldout), _diversity(run)]
+    for name, title, axis in SINGLE:
+        charts.append(_lines(title, axis, {title: run.series(name)}))
+    charts.append(_times(run))
+    return [chart for chart in charts if chart is not None]
+
+
+def reward_against_diversity(run: RunData) -> Chart | None:
+    """Each evaluated round a point: a way to the upper left is mode collapse."""
+    reward, diversity = run.series("evaluate/reward_mean"), run.series("diversity/features")
+    rounds = [r for r in reward if r in diversity]
+    if not rounds:
+        return None
+    stride = -(-len(rounds) // LABELLED_POINTS)
+    labels = [_point_label(r) if i % stride == 0 or r == rounds[-1] else "" for i, r in enumerate(rounds)]
+    trace = go.Scatter(
+        x=[diversity[r] for r in rounds],
+        y=[reward[r] for r in rounds],
+        text=labels,
+        customdata=[_round_name(r) for r in rounds],
+        mode="lines+markers+text",
+        textposition="top center",
+        cliponaxis=False,
+        line={"color": GREY, "width": 1.5},
+        marker={"color": [ORANGE if r == 0 else BLUE for r in rounds], "size": 10},
+        hovertemplate="%{customdata}<br>diversity %{x:.4g}<br>reward %{y:.4g}<extra></extra>",
+    )
+    x_title = "diversity (mean pairwise feature distance)"
+    figure = _figure("Reward against diversity", x_title, REWARD_AXIS)
+    figure.add_trace(trace).update_layout(showlegend=False)
+    return _chart(figure, "Samples without search; points carry their round. Left is less diversity.")
+
+
+def reward_histogram(run: RunData, rewards: dict[int, list[float]]) -> Chart | None:
+    """Distribution of the reward by round (pretrained and last), over common bins."""
+    pooled = [value for values in rewards.values() for value in values]
+    if not pooled:
+        return None
+    low, high = min(pooled), max(pooled)
+    width = (high - low) / 30 or 1.0
+    figure = _figure("Distribution of the reward", REWARD_AXIS, "share of samples (%)")
+    for (round_, values), colour in zip(sorted(rewards.items()), (GREY, BLUE), strict=False):
+        figure.add_trace(
+            go.Histogram(
+                x=values,
+                name=f"{_round_name(round_)} (n = {len(values)})",
+                xbins={"start": low, "end": high + width, "size": width},
+                histnorm="percent",
+                opacity=0.65,
+                marker={"color": colour},
+                hovertemplate="%{y:.1f} % in %{x}<extra></extra>",
+            )
+        )
+    figure.update_layout(barmode="overlay", bargap=0.03, showlegend=True)
+    return _chart(figure, "Fresh samples without search, on the same seeds and prompts.")
+
+
+def _reward(run: RunData) -> Chart | None:
+    mean, sd = run.series("evaluate/reward_mean"), run.series("evaluate/reward_std")
+    accepted = run.series("reward/mean")
+    if not mean and not accepted:
+        return None
+    figure = _figure(f"Reward: {run.reward_label}", "round", REWARD_AXIS)
+    band = [r for r in mean if r in sd]
+    if band:
+        edge = [mean[r] + sd[r] for r in band] + [mean[r] - sd[r] for r in reversed(band)]
+        outline = go.Scatter(x=band + band[::-1], y=edge, mode="lines", name="±1 sd", hoverinfo="skip")
+        figure.add_trace(outline.update(fill="toself", fillcolor=BAND, line={"width": 0}))
+    if mean:
+        figure.add_trace(_line("without search", mean, BLUE))
+    if accepted:
+        figure.add_trace(_line("accepted", accepted, ORANGE, dash="dot"))
+    _round_axis(figure, [*mean, *accepted])
+    figure.update_layout(showlegend=True)
+    return _chart(
+        figure, "Without search: the model after the round. Accepted: found with the model before it."
+    )
+
+
+def _heldout(run: RunData, name: str) -> Chart | None:
+    label = short_name(name)
+    axis = f"{label} (its own unit)"
+    return _lines(f"Held out: {label}", axis, {label: run.series(name)}, "Never optimised.")
+
+
+def _diversity(run: RunData) -> Chart | None:
+    """In % of round 0, so that measures of different scale share an axis."""
+    relative: dict[str, Series] = {}
+    for name in run.names("diversity/"):
+        values = run.series(name)
+        if values.get(0):
+            relative[short_name(name)] = {r: 100 * value / values[0] for r, value in values.items()}
+    return _lines("Diversity", "% of the pretrained model", relative, from_zero=True)
+
+
+def _times(run: RunData) -> Chart | None:
+    stages = [(label, run.series(name)) for name, label in STAGES]
+    if not any(series for _, series in stages):
+        return None
+    figure = _figure("Time per round", "round", "time (s)")
+    for (label, series), colour in zip(stages, PALETTE, strict=False):
+        if series:
+            hover = f"{label}: %{{y:.3g}} s<extra></extra>"
+            bar = go.Bar(x=list(series), y=list(series.values()), name=label, marker={"color": colour})
+            figure.add_trace(bar.update(hovertemplate=hover))
+    _round_axis(figure, [r for _, series in stages for r in series])
+    figure.update_layout(barmode="stack", bargap=0.35, showlegend=True)
+    return _chart(
+        figure, "Stages that overlap are stacked too: their sum is then more than the time that passed."
+    )
+
+
+def _lines(
+    title: str, axis: str, series: dict[str, Series], caption: str = "", from_zero: bool = False
+) -> Chart | None:
+    series = {label: values for label, values in series.items() if values}
+    if not series:
+        return None
+    figure = _figure(title, "round", axis)
+    for index, (label, values) in enumerate(series.items()):
+        figure.add_trace(_line(label, values, PALETTE[index % len(PALETTE)]))
+    _round_axis(figure, [r for values in series.values() for r in values])
+    figure.update_layout(showlegend=len(series) > 1, margin_t=64 if len(series) > 1 else 44)
+    if from_zero:
+        figure.update_yaxes(rangemode="tozero")
+    return _chart(figure, caption)
+
+
+def _line(label: str, values: Series, colour: str, dash: str = "solid") -> go.Scatter:
+    return go.Scatter(
+        x=list(values),
+        y=list(values.values()),
+        name=label,
+        mode="lines+markers",
+        line={"color": colour, "width": 2, "dash": dash},
+        marker={"size": 6},
+        hovertemplate=f"{label}<br>round %{{x}}: %{{y:.4g}}<extra></extra>",
+    )
+
+
+def _figure(title: str, x_title: str, y_title: str) -> go.Figure:
+    axis = {"zeroline": False, "automargin": True, "ticks": "outside", "ticklen": 4}
+    layout = {
+        "template": "none",
+        "title": {"text": title, "font": {"size": 15}, "x": 0.02, "y": 0.97, "yanchor": "top"},
+        "xaxis": {**axis, "title": {"text": x_title}, "showgrid": False, "showline": True},
+        "yaxis": {**axis, "title": {"text": y_title}, "showgrid": True},
+        "height": 320,
+        "margin": {"l": 60, "r": 20, "t": 64, "b": 52},
+        "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom", "traceorder": "normal"},
+        "hovermode": "closest",
+    }
+    return go.Figure(layout=layout)
+
+
+def _round_axis(figure: go.Figure, rounds: list[int]) -> None:
+    """Whole rounds as ticks; half a round of room keeps markers and bars off the frame."""
+    low, high = min(rounds), max(rounds)
+    step = -(-(high - low + 1) // 12)
+    figure.update_xaxes(range=[low - 0.5, high + 0.5], tick0=0, dtick=step, tickformat="d")
+
+
+def _round_name(round_: int) -> str:
+    return "pretrained" if round_ == 0 else f"round {round_}"
+
+
+def _point_label(round_: int) -> str:
+    return "pretrained" if round_ == 0 else str(round_)
+
+
+def _chart(figure: go.Figure, caption: str = "") -> Chart:
+    return Chart(json.loads(figure.to_json() or "{}"), caption)

@@ -1,0 +1,153 @@
+"""What the report reads from a run directory: metrics by name and round, and the evaluation's samples.
+
+A run that is still going, or stopped early, is read like any other: what is not there yet is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from dav_ray.config import Config, Evaluate, Reward
+from dav_ray.errors import UserError
+from dav_ray.storage import Storage
+
+SAMPLES_FILE = re.compile(r"(?:^|/)evaluate/round-(\d+)\.parquet$")
+
+Series = dict[int, float]  # round -> finite value, rounds ascending
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One fresh sample of the model after a round; `index` is the same seed and prompt in every round."""
+
+    index: int
+    condition: str
+    reward: float
+    image: bytes | None = None  # PNG
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run directory without its samples. Round 0 is the pretrained model."""
+
+    config_text: str
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    metrics: dict[str, Series]
+    sample_files: dict[int, str]  # round -> path, rounds ascending
+
+    def series(self, name: str) -> Series:
+        return self.metrics.get(name, {})
+
+    def names(self, prefix: str) -> list[str]:
+        return sorted(name for name in self.metrics if name.startswith(prefix))
+
+    @property
+    def heldout(self) -> list[str]:
+        """Held-out measures; the KL shares their prefix and is shown on its own."""
+        return [name for name in self.names("heldout/") if name != "heldout/kl"]
+
+    @property
+    def evaluated(self) -> list[int]:
+        return sorted(self.series("evaluate/reward_mean"))
+
+    @property
+    def rounds_done(self) -> int:
+        return max([self.manifest.get("closed", 0), *self.evaluated])
+
+    @property
+    def rounds_total(self) -> int | None:
+        total = self.config.get("rounds", Config.model_fields["rounds"].default)
+        return total if isinstance(total, int) else None  # an unresolved ${...} reference is no number
+
+    @property
+    def grid_columns(self) -> int:
+        columns = (self.config.get("evaluate") or {}).get("grid")
+        return columns if isinstance(columns, int) else Evaluate.model_fields["grid"].default
+
+    @property
+    def reward_label(self) -> str:
+        rewards = self.config.get("reward") or []
+        rewards = [rewards] if isinstance(rewards, dict) else rewards
+        return " + ".join(Reward.model_construct(**entry).label for entry in rewards) or "reward"
+
+    @property
+    def finished(self) -> bool:
+        all_rounds = self.rounds_total is not None and self.rounds_done >= self.rounds_total
+        return all_rounds or self.manifest.get("phase") == "done"
+
+    @property
+    def status(self) -> str:
+        if self.finished:
+            return "finished"
+        phase, current = self.manifest.get("phase"), self.manifest.get("round")
+        where = f": round {current}, {phase}" if phase is not None and current is not None else ""
+        return f"not finished{where}"
+
+
+def load_run(storage: Storage) -> RunData:
+    """Read configuration, manifest and metrics; a directory that holds none of them is the user's mistake."""
+    config_text = _text(storage, "config.yaml")
+    manifest_text = _text(storage, "manifest.json")
+    lines = storage.read_lines("metrics.jsonl")
+    files = _sample_files(storage)
+    if not (config_text or manifest_text or lines or files):
+        raise UserError(
+            f"no run in {storage.uri}: neither config.yaml, manifest.json nor metrics.jsonl is there"
+        )
+    return RunData(
+        config_text=config_text,
+        config=yaml.safe_load(config_text) or {},
+        manifest=json.loads(manifest_text) if manifest_text else {},
+        metrics=parse_metrics(lines),
+        sample_files=files,
+    )
+
+
+def parse_metrics(lines: list[str]) -> dict[str, Series]:
+    """Metrics by name. Of repeated lines for one round and role (after a resume) the last counts."""
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"metrics.jsonl: line {number} is not JSON: {error.msg}") from error
+        rows[row["round"], row["role"]] = row
+    metrics: dict[str, Series] = {}
+    for (round_, _), row in sorted(rows.items()):
+        for name, value in row.items():
+            if "/" in name and isinstance(value, int | float) and math.isfinite(value):
+                metrics.setdefault(name, {})[round_] = float(value)
+    return metrics
+
+
+def load_samples(storage: Storage, path: str, indices: list[int] | None = None) -> list[Sample]:
+    """The samples of one round, by index. Images are read for named indices only: a full set can be large."""
+    columns, filters = ["sample", "condition", "reward"], None
+    if indices is not None:
+        columns, filters = [*columns, "image"], [("sample", "in", indices)]
+    table = pq.read_table(pa.BufferReader(storage.read(path)), columns=columns, filters=filters)
+    rows = sorted(table.to_pylist(), key=lambda row: row["sample"])
+    return [Sample(row["sample"], row["condition"] or "", row["reward"], row.get("image")) for row in rows]
+
+
+def short_name(metric: str) -> str:
+    """`diversity/within_prompt` -> `within prompt`."""
+    return metric.split("/", 1)[1].replace("_", " ")
+
+
+def _text(storage: Storage, path: str) -> str:
+    return storage.read(path).decode() if storage.exists(path) else ""
+
+
+def _sample_files(storage: Storage) -> dict[int, str]:
+    found = {path: SAMPLES_FILE.search(path) for path in storage.list("evaluate/")}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))

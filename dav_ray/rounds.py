@@ -1,0 +1,281 @@
+"""What one EM round does on the cluster: search and commit, fit, evaluate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from dav_ray import buffer, evaluate
+from dav_ray.config import Config
+from dav_ray.dispatch import Dispatcher
+from dav_ray.errors import RunError
+from dav_ray.manifest import ManifestStore, Shard
+from dav_ray.mstep.mailbox import Job
+from dav_ray.progress import Progress
+from dav_ray.run_files import RunLog
+from dav_ray.search.actor import ChunkMeta, spans
+from dav_ray.search.weights import normalise
+from dav_ray.session import Session
+from dav_ray.storage import Storage, open_storage
+from dav_ray.types import Chunk, Cost, EvaluationChunk
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A committed chunk as the driver knows it: the rows themselves stay in the object store."""
+
+    index: int
+    table: Any  # reference
+    trajectories: Sequence[int]
+    conditions: Sequence[str]
+    rewards: Sequence[float]
+    log_weights: Sequence[float] | None
+    ess: Sequence[float]
+    nfe: float  # per trajectory
+
+
+class Rounds:
+    """The steps of the open round. Everything it needs to know after a restart is in the manifest."""
+
+    def __init__(
+        self, config: Config, storage: Storage, store: ManifestStore, actors: Session, log: RunLog, progress: Progress
+    ) -> None:
+        self._config, self._storage, self._store = config, storage, store
+        self._actors, self._log, self._progress = actors, log, progress
+        role = config.roles.search
+        self._dispatcher = Dispatcher(actors.workers, log, role.call_timeout_s, role.start_timeout_s)
+        prompts = config.prompts
+        self._prompts = (prompts,) if isinstance(prompts, str) else prompts
+
+    # -- E-step ---------------------------------------------------------------------------------------------------
+
+    def search(self) -> list[Accepted]:
+        """Search what the manifest does not name yet, committing chunk by chunk; in chunk order."""
+        state, start, busy = self._store.current, time.monotonic(), self._dispatcher.busy_s
+        accepted = {found.index: found for found in self.reload()}
+        open_chunks = [chunk for chunk in self._chunks() if chunk.index not in accepted]
+        posted = self._open_stream(accepted)
+        cost = Cost()
+
+        def commit(chunk: Chunk, table: Any, meta: ChunkMeta) -> None:
+            nonlocal cost
+            shard = Shard(meta.path, meta.sha256, meta.index, meta.rows, meta.policy_version)
+            self._store.commit([shard])
+            self._log.event("chunk_committed", round=state.round, chunk=meta.index, seconds=round(meta.seconds, 3))
+            cost = cost + meta.cost
+            nfe = (meta.cost.network + meta.cost.reference) / meta.rows
+            accepted[meta.index] = Accepted(
+                meta.index, table, meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess, nfe
+            )
+            if posted is not None:
+                self._stream(accepted, posted)
+
+        def tick() -> None:
+            rewards = [r for found in accepted.values() for r in found.rewards]
+            mean = sum(rewards) / len(rewards) if rewards else None
+            self._progress.update(state.round, "search: chunk", len(accepted), len(self._chunks()), mean)
+
+        self._dispatcher.run("search", open_chunks, commit, tick)
+        ordered = [accepted[index] for index in sorted(accepted)]
+        self._report_search(ordered, cost, time.monotonic() - start, self._dispatcher.busy_s - busy)
+        return ordered
+
+    def reload(self) -> list[Accepted]:
+        """The open round's committed chunks, read back by tasks on the cluster, checksums verified."""
+        load = ray.remote(_load_shard).options(num_cpus=0.1, num_returns=2, max_retries=3)
+        refs = [load.remote(self._storage.uri, shard) for shard in self._store.current.shards]
+        return [Accepted(shard.chunk, table, *ray.get(meta))
+                for shard, (table, meta) in zip(self._store.current.shards, refs, strict=True)]
+
+    def _chunks(self) -> list[Chunk]:
+        """The round's work items. Prompts take turns, over rounds too, so that each is searched equally often."""
+        state, search = self._store.current, self._config.search
+        first = (state.round - 1) * search.trajectories
+        return [
+            Chunk(
+                self._config.seed, state.round, index, state.policy_version, tuple(numbers),
+                tuple(self._prompts[(first + n) % len(self._prompts)] for n in numbers),
+            )
+            for index, numbers in enumerate(spans(search.trajectories, search.chunk))
+        ]
+
+    def _report_search(self, found: Sequence[Accepted], cost: Cost, seconds: float, busy: float) -> None:
+        rewards = np.array([r for f in found for r in f.rewards])
+        finite = rewards[np.isfinite(rewards)]
+        searched = sum(len(f.rewards) for f in found)
+        values = {
+            "reward/mean": float(finite.mean()) if len(finite) else float("nan"),
+            "reward/std": float(finite.std()) if len(finite) else float("nan"),
+            "reward/infeasible": float(len(rewards) - len(finite)),
+            "search/ess": float(np.mean([e for f in found for e in f.ess])),
+            "search/nfe_per_sample": float(np.mean([f.nfe for f in found])),
+            "search/reward_calls": float(cost.reward),
+            "search/samples_per_s": searched / max(seconds, 1e-9),
+            "time/estep_s": seconds,
+            "util/search": busy / max(seconds * self._config.roles.search.replicas, 1e-9),
+        }
+        weights = _log_weights(found)
+        if weights is not None:
+            w = np.array(normalise(weights, [c for f in found for c in f.conditions]))
+            values["search/weight_ess"] = float(w.sum() ** 2 / max((w * w).sum(), 1e-300))
+        self._log.metrics(self._store.current.round, "search", values)
+        self._progress.update(self._store.current.round, "search: chunk", len(found), len(found), values["reward/mean"])
+
+    # -- M-step ---------------------------------------------------------------------------------------------------
+
+    def fit(self, accepted: Sequence[Accepted]) -> None:
+        """Hand the round to the trainer (what was not streamed already) and wait for the new policy."""
+        state, groups = self._store.current, self._groups()
+        mailbox = self._actors.mailbox
+        ray.get(mailbox.post_job.remote(self._job()))
+        weights = self._weights(accepted)
+        by_index = {found.index: found for found in accepted}
+        for number, indices in enumerate(groups):
+            if not ray.get(mailbox.has_group.remote(number)):
+                self._post(number, [by_index[i] for i in indices], weights)
+        start = time.monotonic()
+        while (result := ray.get(mailbox.result.remote(state.round))) is None:
+            self._check_trainer(start)
+            self._progress.update(state.round, "fit: seconds", int(time.monotonic() - start), int(time.monotonic() - start))
+            time.sleep(POLL_S)
+        if isinstance(result, str):
+            raise RunError("train", result)
+        self._log.metrics(state.round, "mstep", result)
+        self._log.event("policy_written", version=state.policy_version + 1)
+
+    def _job(self) -> Job:
+        state = self._store.current
+        return Job(state.round, state.policy_version, len(self._groups()), self._config.search.trajectories)
+
+    def _groups(self) -> list[Sequence[int]]:
+        """Chunk numbers by group; a last group too small for the ranks joins the one before."""
+        chunks = self._chunks()
+        size = self._config.mstep.group or len(chunks)
+        groups = [list(span) for span in spans(len(chunks), size)]
+        rows = sum(len(chunks[i].trajectories) for i in groups[-1])
+        if len(groups) > 1 and rows < self._config.roles.train.replicas:
+            groups[-2:] = [groups[-2] + groups[-1]]
+        return groups
+
+    def _weights(self, accepted: Sequence[Accepted]) -> dict[int, float]:
+        """W_i by trajectory number: 1, or normalised trajectory weights; 0 where the reward is minus infinity."""
+        numbers = [n for found in accepted for n in found.trajectories]
+        rewards = [r for found in accepted for r in found.rewards]
+        if self._config.mstep.weights == "none":
+            return {n: float(r > -np.inf) for n, r in zip(numbers, rewards, strict=True)}
+        log_weights = _log_weights(accepted)
+        if log_weights is None:
+            raise RunError("search", "these trajectories carry no weight (mstep.weights = trajectory)")
+        conditions = [c for found in accepted for c in found.conditions]
+        return dict(zip(numbers, normalise(log_weights, conditions), strict=True))
+
+    def _post(self, number: int, chunks: Sequence[Accepted], weights: dict[int, float]) -> None:
+        """One group to the mailbox, as one Ray dataset per rank."""
+        world = self._config.roles.train.replicas
+        rows = sum(len(c.trajectories) for c in chunks)
+        edges = [round(i * rows / world) for i in range(1, world)]
+        dataset = ray.data.from_arrow_refs([c.table for c in chunks])
+        shares = dataset.split_at_indices(edges) if edges else [dataset.materialize()]
+        mine = {n: weights[n] for c in chunks for n in c.trajectories}
+        ray.get(self._actors.mailbox.post_group.remote(number, shares, mine))
+
+    def _open_stream(self, accepted: dict[int, Accepted]) -> set[int] | None:
+        """Groups posted so far, where training may start before the search ends; else None."""
+        if self._config.overlap == "none" or self._config.mstep.weights == "trajectory":
+            return None
+        ray.get(self._actors.mailbox.post_job.remote(self._job()))
+        posted: set[int] = set()
+        self._stream(accepted, posted)
+        return posted
+
+    def _stream(self, accepted: dict[int, Accepted], posted: set[int]) -> None:
+        for number, indices in enumerate(self._groups()):
+            if number not in posted and all(i in accepted for i in indices):
+                chunks = [accepted[i] for i in indices]
+                self._post(number, chunks, self._weights(chunks))
+                posted.add(number)
+
+    def _check_trainer(self, since: float) -> None:
+        trainer, role = self._actors.trainer, self._config.roles.train
+        if trainer is not None and trainer.failure is not None:
+            raise RunError("train", trainer.failure)
+        waited = time.monotonic() - since
+        up = ray.get(self._actors.mailbox.ranks.remote())
+        if up < role.replicas and waited > role.start_timeout_s:
+            raise RunError("train", f"{up} of {role.replicas} ranks found a place in {waited:.0f} s (roles.train.start_timeout_s)")
+        if waited > role.call_timeout_s + role.start_timeout_s * (up < role.replicas):
+            raise RunError("train", f"no new policy in {waited:.0f} s (roles.train.call_timeout_s)")
+
+    # -- evaluation -----------------------------------------------------------------------------------------------
+
+    def evaluate_pretrained(self) -> None:
+        """Round 0: the model before any training."""
+        if not self._storage.exists(_evaluation_path(0)):
+            self._evaluate(0, 0)
+
+    def evaluate(self) -> dict[str, float]:
+        """The metrics of the open round's new policy, on the seeds and prompts of every other round."""
+        state = self._store.current
+        return self._evaluate(state.round, state.policy_version)
+
+    def _evaluate(self, round: int, version: int) -> dict[str, float]:
+        start, tables = time.monotonic(), {}
+
+        def keep(chunk: EvaluationChunk, table: Any, seconds: float) -> None:
+            tables[chunk.index] = ray.get(table)
+
+        chunks = evaluation_chunks(self._config, round, version, self._prompts)
+        self._dispatcher.run(
+            "evaluate", chunks, keep, lambda: self._progress.update(round, "evaluate: chunk", len(tables), len(chunks))
+        )
+        table = pa.concat_tables([tables[index] for index in sorted(tables)])
+        metrics = {**evaluate.summarise(table), "time/evaluate_s": time.monotonic() - start}
+        self._storage.write(_evaluation_path(round), buffer.encode(table)[0])
+        self._log.metrics(round, "evaluate", metrics)
+        self._progress.say(evaluate.one_line(round, metrics))
+        return metrics
+
+
+def evaluation_chunks(
+    config: Config, round: int, version: int, prompts: Sequence[str], num: int | None = None, seed: int | None = None
+) -> list[EvaluationChunk]:
+    """Work items of `num` samples (default: evaluate.samples), the first `kl_samples` with the KL."""
+    settings = config.evaluate
+    first = settings.seed if seed is None else seed
+    chunks: list[EvaluationChunk] = []
+    kl = settings.kl_samples if num is None else 0
+    for part, measured in ((range(0, kl), True), (range(kl, num or settings.samples), False)):
+        for span in spans(len(part), settings.batch):
+            numbers = tuple(part[i] for i in span)
+            chunks.append(EvaluationChunk(
+                round, len(chunks), version, numbers, tuple(first + n for n in numbers),
+                tuple(prompts[n % len(prompts)] for n in numbers), measured,
+            ))
+    return chunks
+
+
+def _evaluation_path(round: int) -> str:
+    return f"evaluate/round-{round:04d}.parquet"
+
+
+def _log_weights(found: Sequence[Accepted]) -> list[float] | None:
+    if any(f.log_weights is None for f in found):
+        return None
+    return [w for f in found for w in f.log_weights or ()]
+
+
+def _load_shard(uri: str, shard: Shard) -> tuple[pa.Table, tuple[Any, ...]]:
+    """A committed shard and what `Accepted` holds of it."""
+    table = buffer.decode(ManifestStore(open_storage(uri)).verify(shard))
+    column = {name: table.column(name).to_pylist() for name in
+              ("trajectory", "condition", "reward", "log_weight", "ess", "nfe")}
+    weights = None if any(w is None for w in column["log_weight"]) else column["log_weight"]
+    return table, (column["trajectory"], column["condition"], column["reward"], weights, column["ess"], column["nfe"][0])

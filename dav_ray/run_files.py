@@ -1,0 +1,48 @@
+"""Small files of a run directory: the marker that every node must see, events, metrics."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from dav_ray.errors import UserError
+from dav_ray.storage import Storage
+
+MARKER = "marker"
+
+
+def write_marker(storage: Storage) -> None:
+    """Written by the driver before any work; each role's node must read it and write beside it."""
+    storage.write(f"{MARKER}/driver", b"dav_ray")
+
+
+def check_marker(storage: Storage, node: str) -> None:
+    """UserError naming the node if it does not share the run directory."""
+    try:
+        seen = storage.read(f"{MARKER}/driver") == b"dav_ray"
+        storage.write(f"{MARKER}/{node}", b"dav_ray")
+    except (OSError, FileNotFoundError):
+        seen = False
+    if not seen:
+        raise UserError(
+            f"run directory {storage.uri}: node {node} can't read and write it; "
+            "allowed: a path that all nodes share, or s3://bucket/folder"
+        )
+
+
+class RunLog:
+    """Appends to events.jsonl and metrics.jsonl."""
+
+    def __init__(self, storage: Storage, epoch: int) -> None:
+        self._storage, self._epoch = storage, epoch
+
+    def event(self, name: str, **fields: Any) -> None:
+        """What happened, for instance `worker_lost`, with whatever identifies it."""
+        self._append("events.jsonl", {"event": name, "epoch": self._epoch, **fields})
+
+    def metrics(self, round: int, role: str, values: dict[str, float]) -> None:
+        self._append("metrics.jsonl", {"round": round, "role": role, **values})
+
+    def _append(self, path: str, record: dict[str, Any]) -> None:
+        self._storage.append_line(path, json.dumps({"time": round(time.time(), 3), **record}))

@@ -1,0 +1,136 @@
+"""A search worker: a thin actor that builds the model on its own node and serves chunks with the policy they name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from dav_ray.config import Config
+from dav_ray.types import Chunk, Cost, EvaluationChunk
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What an actor is built from: light and picklable."""
+
+    config: Config
+    run_dir: str
+    namespace: str
+    reward_pools: tuple[tuple[str, ...], ...]  # actor names, one pool per reward
+    mailbox: str  # the actor that hands out policies within the run
+
+
+@dataclass(frozen=True)
+class ChunkMeta:
+    """What the driver learns of a chunk; the table itself stays in the object store."""
+
+    index: int
+    path: str  # of the shard, already written
+    sha256: str
+    rows: int
+    policy_version: int
+    trajectories: tuple[int, ...]
+    conditions: tuple[str, ...]
+    rewards: tuple[float, ...]
+    log_weights: tuple[float, ...] | None
+    ess: tuple[float, ...]
+    cost: Cost
+    seconds: float
+
+
+class SearchActor:
+    def __init__(self, spec: WorkerSpec) -> None:
+        import torch
+
+        from dav_ray.device import quiet, role_device
+        from dav_ray.diffusion.stable_diffusion import StableDiffusion
+        from dav_ray.model_folder import model_path
+        from dav_ray.rewards.actor import RewardPools
+        from dav_ray.rewards.base import Scorer
+        from dav_ray.search.base import strategy
+        from dav_ray.storage import open_storage
+
+        quiet()
+        torch.set_num_threads(spec.config.roles.search.threads)
+        config = spec.config
+        self._spec, self._version = spec, 0
+        self._storage = open_storage(spec.run_dir)
+        self._diffusion = StableDiffusion.build(config, model_path(config.model.path), device=role_device())
+        pools = RewardPools(spec.reward_pools, spec.namespace, config.roles.reward.call_timeout_s)
+        self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], pools)
+        self._search = strategy(config.search)
+        self._judges: Any = None
+        self._initial = _copy_weights(self._diffusion)
+
+    def ready(self) -> str:
+        """The node's id, once the model stands and the run directory is reachable."""
+        from dav_ray.run_files import check_marker
+
+        node = ray.get_runtime_context().get_node_id()
+        check_marker(self._storage, node)
+        return node
+
+    @ray.method(num_returns=2)
+    def search(self, chunk: Chunk) -> tuple[Any, ChunkMeta]:
+        """Search a chunk and write its shard: (table, meta). Accepted only when the driver commits it."""
+        from dav_ray import buffer
+        from dav_ray.noise import KeyedNoise
+
+        start = time.monotonic()
+        self._use(chunk.policy_version)
+        noise = KeyedNoise(chunk.seed, chunk.round, chunk.trajectories)
+        found = self._search(self._diffusion, self._scorer.of(chunk.name), chunk.conditions, noise)
+        table = buffer.to_table(chunk, found)
+        data, sha256 = buffer.encode(table)
+        path = buffer.shard_path(chunk.round, chunk.index, sha256)
+        self._storage.write(path, data)
+        weights = None if found.log_weight is None else tuple(found.log_weight.tolist())
+        return table, ChunkMeta(
+            chunk.index, path, sha256, table.num_rows, chunk.policy_version, chunk.trajectories, chunk.conditions,
+            tuple(found.reward.tolist()), weights, tuple(found.ess.tolist()), found.cost, time.monotonic() - start,
+        )
+
+    @ray.method(num_returns=2)
+    def evaluate(self, chunk: EvaluationChunk) -> tuple[Any, float]:
+        """Fresh samples without search and their measures: (table, seconds)."""
+        from dav_ray.evaluate import Judges, measure
+
+        start = time.monotonic()
+        self._use(chunk.policy_version)
+        self._judges = self._judges or Judges.build(self._spec.config.evaluate)
+        table = measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
+        return table, time.monotonic() - start
+
+    def _use(self, version: int) -> None:
+        """Load a policy: from the run's mailbox, or from storage after a restart."""
+        if version == self._version:
+            return
+        from dav_ray import policy
+
+        weights = self._initial if version == 0 else self._posted(version)
+        if weights is None:
+            weights = policy.read_weights(self._storage, version, lora=self._diffusion.adapted)
+        policy.set_weights(self._diffusion, weights)
+        self._version = version
+
+    def _posted(self, version: int) -> Any:
+        try:
+            mailbox = ray.get_actor(self._spec.mailbox, namespace=self._spec.namespace)
+            return ray.get(mailbox.weights.remote(version), timeout=60)
+        except (ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return None  # the mailbox is rebuilt or gone: storage has every version
+
+
+def _copy_weights(diffusion: Any) -> Any:
+    from dav_ray.policy import get_weights
+
+    return get_weights(diffusion) if diffusion.adapted else None
+
+
+def spans(total: int, size: int) -> Sequence[range]:
+    """0..total-1 in consecutive ranges of `size`; the last may be shorter."""
+    return [range(a, min(a + size, total)) for a in range(0, total, size)]

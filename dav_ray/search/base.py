@@ -1,0 +1,70 @@
+"""What a search strategy is: a function of (model, reward, conditions, noise) that returns accepted trajectories.
+
+A new strategy is one file with one class that meets `Search`, named in `strategy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dav_ray.config import Search as SearchConfig
+from dav_ray.diffusion.base import Diffusion, Kernel
+from dav_ray.noise import KeyedNoise, Noise
+from dav_ray.types import Trajectories
+
+
+class Scorer(Protocol):
+    """The reward as the search sees it: checked, weighted, local or remote. RewardError on NaN, shape or failure."""
+
+    def score(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        """samples [N, ...] -> [N] float64."""
+        ...
+
+    def score_and_grad(self, samples: Tensor, conditions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """samples [N, ...] -> reward [N] float64 and d reward_n / d samples_n [N, ...]."""
+        ...
+
+
+class Search(Protocol):
+    def __call__(
+        self, diffusion: Diffusion, scorer: Scorer, conditions: Sequence[str], noise: KeyedNoise
+    ) -> Trajectories:
+        """One accepted trajectory per condition."""
+        ...
+
+
+def strategy(config: SearchConfig) -> Search:
+    from dav_ray.search.best_of_n import BestOfN
+    from dav_ray.search.dav import Dav
+    from dav_ray.search.none import NoSearch
+
+    match config.kind:
+        case "dav":
+            return Dav(config.candidates, config.alpha, config.gamma, config.gradient, config.beta)
+        case "best_of_n":
+            return BestOfN(config.candidates)
+        case "none":
+            return NoSearch(config.alpha, config.beta)
+
+
+Observer = Callable[[Tensor, int, Kernel], None]  # (x_t, t, kernel at x_t)
+
+
+@torch.no_grad()
+def ancestral(
+    diffusion: Diffusion, conditions: Sequence[str], noise: Noise, observe: Observer | None = None
+) -> Tensor:
+    """Plain sampling, T network evaluations each: states [T+1, B, *event], x_T first."""
+    x = diffusion.prior(conditions, noise.at(diffusion.steps))
+    states = [x]
+    for t in range(diffusion.steps, 0, -1):
+        kernel = diffusion.predict(x, t, conditions).kernel
+        if observe is not None:
+            observe(x, t, kernel)
+        x = kernel.sample(1, noise.at(t - 1))[:, 0]
+        states.append(x)
+    return torch.stack(states)

@@ -1,0 +1,179 @@
+"""The run's actors on a Ray cluster: connecting, placing them with a deadline, taking them down."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dav_ray.config import Config, Role
+from dav_ray.errors import DavRayError, RunError, UserError
+from dav_ray.mstep.mailbox import Mailbox
+from dav_ray.mstep.train import Trainer, TrainSpec
+from dav_ray.plan import local_cpus
+from dav_ray.rewards.actor import RewardActor
+from dav_ray.search.actor import SearchActor, WorkerSpec
+
+MAILBOX = "mailbox"
+POLL_S = 0.5
+
+
+@dataclass
+class Session:
+    """What a run holds on the cluster."""
+
+    config: Config
+    run_dir: str
+    namespace: str
+    mailbox: Any
+    workers: dict[str, Any] = field(default_factory=dict)  # search actors by name
+    rewards: dict[str, Any] = field(default_factory=dict)
+    trainer: Trainer | None = None
+
+    def start_trainer(self, scratch: str) -> None:
+        self.trainer = Trainer(TrainSpec(self.config, self.run_dir, self.namespace, MAILBOX), scratch)
+
+    def stop(self) -> None:
+        """End the trainer, then the actors. What they had done is in storage."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self.mailbox.stop.remote(), timeout=10)
+        if self.trainer is not None:
+            self.trainer.join(20)
+        for actor in (*self.workers.values(), *self.rewards.values(), self.mailbox):
+            ray.kill(actor)
+
+
+@contextlib.contextmanager
+def connected(address: str, config: Config) -> Iterator[None]:
+    """A connection to Ray: an embedded one for `local` (ended afterwards), else the cluster at `address`."""
+    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    # Ray's own news about defaults that will change is not the user's business here
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address == "local":
+        cores = os.cpu_count() or 1
+        options |= {"address": "local", "num_cpus": local_cpus(config, cores), "include_dashboard": True,
+                    "dashboard_host": "127.0.0.1"}
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": _with_cwd()}}
+    else:
+        options |= {"address": address}
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--address {address}: {str(error).splitlines()[0]}; allowed: auto, local or HOST:PORT") from error
+    _quiet_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> Iterator[Session]:
+    """Start every role and wait until all stand. RunError naming the role that never came up."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(Mailbox).options(
+        name=MAILBOX, namespace=name, num_cpus=0, scheduling_strategy=here, max_concurrency=100
+    ).remote()
+    started = Session(config, run_dir, name, mailbox)
+    with tempfile.TemporaryDirectory(prefix="dav_ray-") as scratch:
+        try:
+            if train:
+                started.start_trainer(scratch)
+            pools = _start_rewards(started)
+            _start_search(started, pools)
+            _await_ready("reward", started.rewards, config.roles.reward.start_timeout_s)
+            _await_ready("search", started.workers, config.roles.search.start_timeout_s)
+            yield started
+        finally:
+            started.stop()
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The exception behind what `ray.get` raised."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(error, ray.exceptions.RayTaskError) and isinstance(cause, BaseException) else error
+
+
+def _start_rewards(started: Session) -> tuple[tuple[str, ...], ...]:
+    role, pools = started.config.roles.reward, []
+    for number, reward in enumerate(started.config.reward):
+        names = tuple(f"reward-{number}-{i}" for i in range(role.replicas))
+        for name in names:
+            options = _options(role, name, started.namespace)
+            started.rewards[name] = ray.remote(RewardActor).options(**options).remote(
+                reward.kind, dict(reward.args), role.threads
+            )
+        pools.append(names)
+    return tuple(pools)
+
+
+def _start_search(started: Session, pools: tuple[tuple[str, ...], ...]) -> None:
+    role = started.config.roles.search
+    spec = WorkerSpec(started.config, started.run_dir, started.namespace, pools, MAILBOX)
+    for i in range(role.replicas):
+        name = f"search-{i}"
+        options = _options(role, name, started.namespace)
+        started.workers[name] = ray.remote(SearchActor).options(**options).remote(spec)
+
+
+def _options(role: Role, name: str, namespace: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "name": name, "namespace": namespace, "num_cpus": role.cpus, "num_gpus": role.gpus,
+        "resources": dict(role.resources) or None, "max_restarts": -1, "max_task_retries": 0,
+    }
+    if role.labels:
+        options["label_selector"] = dict(role.labels)
+    return options
+
+
+def _await_ready(role: str, actors: dict[str, Any], timeout_s: float) -> None:
+    """Wait for the first answer of every actor."""
+    waiting = {actor.ready.remote(): name for name, actor in actors.items()}
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+        for ref in ready:
+            name = waiting.pop(ref)
+            try:
+                ray.get(ref)
+            except ray.exceptions.RayError as error:
+                raise _start_failure(role, name, error) from error
+        if time.monotonic() > deadline:
+            names = ", ".join(sorted(waiting.values()))
+            raise RunError(
+                role, f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s); see dav-ray doctor"
+            )
+
+
+def _start_failure(role: str, name: str, error: BaseException) -> DavRayError:
+    cause = unwrap(error)
+    if isinstance(cause, DavRayError):
+        return cause
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return RunError(role, f"{name} did not start: {lines[-1] if lines else type(cause).__name__}")
+
+
+def _with_cwd() -> str:
+    """PYTHONPATH with the current folder, so that a user's own reward module is found by the workers too."""
+    paths = [os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return os.pathsep.join(dict.fromkeys(p for p in paths if p))
+
+
+def _quiet_data() -> None:
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+

@@ -1,0 +1,103 @@
+"""The records that travel between stages. B trajectories, M candidates, T steps; time runs from t = T (noise) to t = 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A work item of the E-step: the unit of scheduling, retry and durability. Its content never depends on the worker."""
+
+    seed: int  # of the run
+    round: int
+    index: int  # within the round
+    policy_version: int
+    trajectories: tuple[int, ...]  # numbers within the round
+    conditions: tuple[str, ...]  # one per trajectory
+
+    @property
+    def name(self) -> str:
+        return f"round {self.round} chunk {self.index}"
+
+
+@dataclass(frozen=True)
+class EvaluationChunk:
+    """Fresh samples without search: sample i is drawn with `torch.Generator().manual_seed(seeds[i])` as diffusers draws it."""
+
+    round: int
+    index: int
+    policy_version: int
+    samples: tuple[int, ...]  # numbers within the evaluation
+    seeds: tuple[int, ...]
+    conditions: tuple[str, ...]
+    kl: bool  # measure the KL to the pretrained model too (one reference evaluation more per step)
+
+    @property
+    def name(self) -> str:
+        return f"evaluation {self.round} chunk {self.index}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Evaluations spent, each of one state: `network` counts all of the policy (`backward` of them with gradient),
+    `reference` those of the pretrained model, `reward` the reward's."""
+
+    network: int = 0
+    backward: int = 0
+    reference: int = 0
+    reward: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.network + other.network,
+            self.backward + other.backward,
+            self.reference + other.reference,
+            self.reward + other.reward,
+        )
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            self.network - other.network,
+            self.backward - other.backward,
+            self.reference - other.reference,
+            self.reward - other.reward,
+        )
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """What a search returns for B trajectories."""
+
+    states: Tensor  # [T+1, B, *event], x_T first
+    sample: Tensor  # [B, ...] decoded x_0
+    reward: Tensor  # [B] float64, r(x_0); may be -inf, never NaN
+    log_weight: Tensor | None  # [B] float64, log W; None where the selection carries no valid weight
+    ess: Tensor  # [B] float64, effective number of candidates, mean over steps, in [1, M]
+    cost: Cost  # of all B together
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """N pairs (x_t, x_{t-1}) for the M-step, time steps mixed."""
+
+    x_t: Tensor  # [N, *event]
+    x_prev: Tensor  # [N, *event]
+    t: Tensor  # [N] int64 in 1..T
+    conditions: Sequence[str]  # N
+
+    def __len__(self) -> int:
+        return len(self.conditions)
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """Per transition, summed over the event's dimensions. Zero for steps without variance: they have no likelihood."""
+
+    nll: Tensor  # [N] float32, -log p_theta(x_{t-1} | x_t, c)
+    kl: Tensor  # [N] float32, KL(p_theta(. | x_t, c) || p_theta0(. | x_t, c)); zeros where no reference was asked for

@@ -1,0 +1,117 @@
+"""Costs of design section 2, and what the roles occupy."""
+
+from __future__ import annotations
+
+import pytest
+
+from dav_ray.config import Config
+from dav_ray.doctor import Node, fits
+from dav_ray.plan import local_cpus, plan, render
+
+
+def config(
+    reward: object = None, roles: dict | None = None, mstep: dict | None = None, **search: object
+) -> Config:
+    return Config.model_validate(
+        {
+            "model": {"path": "x/y"},
+            "prompts": ["a"],
+            "reward": reward or {"kind": "jpeg_compressibility"},
+            "search": search,
+            "mstep": mstep or {},
+            "roles": roles or {},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("search", "evaluations", "reward_calls"),
+    [
+        ({"steps": 50, "candidates": 16}, 785, 800),
+        ({"steps": 50, "candidates": 4, "gradient": True}, 246, 250),
+        ({"steps": 50, "candidates": 1}, 50, 50),
+        ({"kind": "best_of_n", "steps": 20, "candidates": 4}, 80, 4),
+        ({"kind": "none", "steps": 20}, 20, 1),
+    ],
+)
+def test_evaluations_per_accepted_sample(search: dict, evaluations: int, reward_calls: int) -> None:
+    planned = plan(config(**search))
+    assert (planned.evaluations, planned.reward_calls) == (evaluations, reward_calls)
+    assert planned.backward_evaluations == (50 if search.get("gradient") else 0)
+
+
+@pytest.mark.parametrize(
+    ("search", "reference"),
+    [
+        ({"anchor": "current"}, 0),
+        ({"anchor": "pretrained"}, 20),
+        ({"anchor": "geometric(0.5)"}, 20),
+        ({"anchor": "pretrained", "kind": "best_of_n"}, 0),
+    ],
+)
+def test_only_a_tilted_reference_costs_evaluations(search: dict, reference: int) -> None:
+    assert plan(config(steps=20, **search)).reference_evaluations == reference
+
+
+def test_a_round() -> None:
+    planned = plan(config(steps=20, trajectories=64, chunk=30, mstep={"batch_size": 256, "epochs": 2}))
+    assert (planned.chunks, planned.transitions, planned.optimizer_steps) == (3, 1280, 10)
+    assert planned.network_passes == 2
+    assert plan(config(guidance_scale=1)).network_passes == 1
+
+
+def test_roles_are_counted_for_each_reward_and_fit_the_embedded_ray() -> None:
+    rewards = [{"kind": "jpeg_compressibility"}, {"kind": "brightness"}]
+    roles = {
+        "search": {"replicas": 2, "cpus": 0.5, "gpus": 0.25},
+        "reward": {"cpus": 0.25},
+        "train": {"cpus": 2},
+    }
+    made = config(reward=rewards, roles=roles)
+    planned = plan(made)
+    assert [need.replicas for need in planned.roles] == [2, 2, 1]
+    assert (planned.cpus, planned.gpus) == (3.5, 0.5)
+    assert local_cpus(made, cores=2) == 5
+    assert local_cpus(made, cores=64) == 64
+
+
+def test_rendered_plan_names_what_matters() -> None:
+    made = config(steps=50, candidates=4, gradient=True, anchor="pretrained", trajectories=10, chunk=5)
+    text = render(made, plan(made))
+    assert "at most 246, 50 of them with backward, and 50 of the pretrained model" in text
+    assert "at most 2,960" in text
+    assert "10 accepted samples in 2 chunks" in text
+
+
+NODES = [
+    Node("a", {"CPU": 4, "GPU": 1}, {"zone": "east"}),
+    Node("b", {"CPU": 16}, {"zone": "west"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("role", "fit", "words"),
+    [
+        ({"cpus": 8}, True, "fits 1 of 2 nodes"),
+        ({"cpus": 2, "gpus": 0.5}, True, "fits 1 of 2 nodes"),
+        ({"gpus": 2}, False, "GPU: 2 needed, the largest node has 1"),
+        ({"cpus": 8, "gpus": 1}, False, "not together on one node"),
+        ({"resources": {"tpu": 1}}, False, "tpu: 1 needed, the largest node has 0"),
+        ({"labels": {"zone": "north"}}, False, "label zone=north: on no node"),
+        ({"labels": {"zone": "in(west, north)"}}, True, "fits 1 of 2 nodes"),
+        ({"labels": {"zone": "!east"}}, True, "fits 1 of 2 nodes"),
+    ],
+)
+def test_doctor_names_what_fits_no_node(role: dict, fit: bool, words: str) -> None:
+    search = next(iter(fits(plan(config(roles={"search": role})), NODES)))
+    assert search.ok is fit
+    assert words in search.text
+
+
+def test_doctor_sums_over_the_cluster() -> None:
+    findings = list(fits(plan(config(roles={"search": {"replicas": 3, "gpus": 1, "cpus": 6}})), NODES))
+    totals = {finding.text: finding.ok for finding in findings if finding.subject == "all roles"}
+    assert totals == {
+        "21 CPU needed, 1 of it free for Ray Data; the cluster has 20": False,
+        "3 GPU needed; the cluster has 1": False,
+    }

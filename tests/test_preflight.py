@@ -1,0 +1,281 @@
+"""What preflight refuses: models, rewards, addresses and run directories."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from dav_ray.errors import UserError
+from dav_ray.model_folder import model_path
+from dav_ray.preflight import _facts_of_source, check, check_address, check_run_dir
+from dav_ray.recipe import Recipe, load
+from dav_ray.rewards.registry import BUILTIN, resolve
+
+REWARDS = """
+import json
+
+class Good:
+    differentiable = True
+    def __init__(self, scale, shift=0.0): ...
+    def __call__(self, samples, conditions): ...
+
+class Rough:
+    def __call__(self, samples, conditions): ...
+
+class Silent:
+    pass
+
+def function(samples, conditions): ...
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder: a pipeline, a file of rewards, a recipe that is right."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    make_pipeline(tmp_path / "pipeline")
+    (tmp_path / "user_rewards_a.py").write_text(REWARDS)
+    (tmp_path / "user_rewards_broken.py").write_text("import json\n1 / 0\n")
+    (tmp_path / "mine.yaml").write_text(
+        "model: {path: ./pipeline}\nprompts: [cat]\nreward: {kind: brightness}\nsearch: {steps: 20}\n"
+    )
+    return tmp_path
+
+
+def make_pipeline(path: Path) -> None:
+    parts = {"unet": {"in_channels": 4}, "vae": {"latent_channels": 4}, "text_encoder": {}, "tokenizer": {}}
+    for part, config in parts.items():
+        (path / part).mkdir(parents=True)
+        (path / part / "config.json").write_text(json.dumps(config))
+        (path / part / "model.safetensors").write_bytes(b"")
+    (path / "scheduler").mkdir()
+    write(path, "scheduler/scheduler_config.json", _class_name="PNDMScheduler", num_train_timesteps=100)
+    index = {part: ["diffusers", "X"] for part in [*parts, "scheduler"]}
+    write(
+        path, "model_index.json", _class_name="StableDiffusionPipeline", safety_checker=[None, None], **index
+    )
+
+
+def write(path: Path, name: str, **changes: object) -> None:
+    file = path / name
+    file.write_text(json.dumps({**(json.loads(file.read_text()) if file.exists() else {}), **changes}))
+
+
+def lines(*overrides: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        check(load("mine.yaml", overrides).config)
+    return caught.value.lines
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["model.path=org/name"],  # a hub id: only the hub can tell
+        ["search.gradient=true"],
+        ["reward={kind: target_colour, args: {colour: [1, 0, 0]}}"],
+        ["reward={kind: user_rewards_a:Good, args: {scale: 2}}", "search.gradient=true"],
+        ["evaluate.heldout=[{kind: digit_legibility}]", "evaluate.features=user_rewards_a:Rough"],
+    ],
+)
+def test_right_input_passes(folder: Path, overrides: list[str]) -> None:
+    check(load("mine.yaml", overrides).config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["model.path=./nowhere"],
+            "model.path = ./nowhere: no such folder; allowed: a pipeline folder, a hub id",
+        ),
+        (["model.path=a/b/c"], "model.path = a/b/c: no such folder; allowed: "),
+        (["model.path=."], "model.path = .: is no diffusers pipeline: "),
+        (["model.path=shipped:dgits"], "model.path = shipped:dgits: no such shipped model; allowed: "),
+        (["model.variant=fp16"], "model.path = ./pipeline: the folder unet has no weights of variant fp16"),
+        (
+            ["search.steps=101"],
+            "search.steps = 101: out of range; allowed: 2 to 100, the model's training steps",
+        ),
+        (
+            ["reward.kind=brightnes"],
+            "reward.kind = brightnes: unknown reward; did you mean brightness? allowed: ",
+        ),
+        (
+            ["reward={kind: jpeg_compressibility, args: {qualty: 3}}"],
+            "reward.args = {\"qualty\": 3}: jpeg_compressibility: got an unexpected keyword argument 'qualty'; "
+            "allowed: quality",
+        ),
+        (
+            ["reward={kind: jpeg_compressibility}", "search.gradient=true"],
+            "search.gradient = true: jpeg_compressibility has no gradient; allowed: false, or a reward with",
+        ),
+        (
+            ["reward={kind: digit_legibility}", "search.gradient=true"],
+            "search.gradient = true: digit_legibility has no gradient",
+        ),
+        (
+            ["reward={kind: user_rewards_a:Rough}", "search.gradient=true"],
+            "search.gradient = true: Rough has no gradient; allowed: false, or a reward with",
+        ),
+        (
+            ["reward={kind: user_rewards_a:Good}"],
+            "reward.args = {}: Good: missing a required argument: 'scale'; allowed: scale, shift",
+        ),
+        (
+            ["reward={kind: nowhere:Good}"],
+            "reward.kind = nowhere:Good: can't import nowhere (ModuleNotFoundError: No",
+        ),
+        (
+            ["reward={kind: user_rewards_broken:Good}"],
+            "reward.kind = user_rewards_broken:Good: can't import user_rewards_broken (ZeroDivisionError:",
+        ),
+        (
+            ["reward={kind: user_rewards_a:Goood}"],
+            "reward.kind = user_rewards_a:Goood: user_rewards_a has no Goood; did",
+        ),
+        (
+            ["reward={kind: user_rewards_a:function}"],
+            "reward.kind = user_rewards_a:function: function is no class",
+        ),
+        (
+            ["reward={kind: user_rewards_a:Silent}"],
+            "reward.kind = user_rewards_a:Silent: Silent has no __call__",
+        ),
+        (["reward={kind: 'user_rewards_a:'}"], "reward.kind = user_rewards_a:: allowed: module.path:Name"),
+        (["evaluate.features=pixel"], "evaluate.features = pixel: unknown features; did you mean pixels?"),
+        (
+            ["evaluate.heldout=[{kind: brightness}, {kind: nope}]"],
+            "evaluate.heldout[1].kind = nope: unknown reward",
+        ),
+    ],
+)
+def test_one_line_names_key_value_and_what_is_allowed(folder: Path, overrides: list[str], line: str) -> None:
+    (found, *others) = lines(*overrides)
+    assert found.startswith(line)
+    assert all("variant" in other for other in others)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            "can't be searched",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "LCMScheduler"},
+            "no stochastic DDIM step for LCMScheduler",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "sample"},
+            "prediction_type sample; allowed: epsilon",
+        ),
+        ("model_index.json", {"unet": [None, None]}, "StableDiffusionPipeline has no unet"),
+        ("model_index.json", {"text_encoder_2": ["transformers", "X"]}, "also needs text_encoder_2"),
+        ("unet/config.json", {"in_channels": 9}, "the unet takes 9 channels, the vae has 4"),
+    ],
+)
+def test_pipelines_that_cannot_be_searched(folder: Path, file: str, changes: dict, words: str) -> None:
+    write(folder / "pipeline", file, **changes)
+    (found,) = lines()
+    assert found.startswith("model.path = ./pipeline: ")
+    assert words in found
+
+
+def test_missing_parts_are_named(folder: Path) -> None:
+    os.rename(folder / "pipeline" / "vae", folder / "gone")
+    assert lines() == ["model.path = ./pipeline: the folder vae is missing"]
+    (folder / "pipeline" / "model_index.json").write_text("{")
+    assert lines() == [
+        "model.path = ./pipeline: is no diffusers pipeline: pipeline/model_index.json is no JSON"
+    ]
+
+
+def test_all_mistakes_at_once(folder: Path) -> None:
+    found = lines("search.steps=101", "reward.kind=nope", "evaluate.features=nope")
+    assert [line.split(" ")[0] for line in found] == ["search.steps", "evaluate.features", "reward.kind"]
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_what_is_read_from_a_built_in_rewards_source_is_true(name: str) -> None:
+    signature, differentiable = _facts_of_source(BUILTIN[name])
+    found = resolve(name)
+    assert list(signature.parameters) == list(inspect.signature(found).parameters)
+    assert differentiable is found.differentiable
+
+
+def test_model_path() -> None:
+    assert model_path("org/name") == "org/name"
+    assert model_path("~/models") == os.path.expanduser("~/models")
+    with pytest.raises(UserError, match="shipped:nope: no such shipped model"):
+        model_path("shipped:nope")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (
+            "ray://head:10001",
+            "--address ray://head:10001: a run can't go through Ray Client; .* ray job submit",
+        ),
+        ("head", "--address head: is no address; allowed: auto, local or HOST:PORT"),
+        ("http://head:8265", "is no address"),
+        ("127.0.0.1:1", "--address 127.0.0.1:1: no Ray cluster answers"),
+    ],
+)
+def test_addresses(address: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_address(address)
+    check_address("local")
+    check_address("127.0.0.1:1", connect=False)
+
+
+def refused(run_dir: str, recipe: Recipe) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        check_run_dir(run_dir, recipe)
+    return caught.value.lines
+
+
+def test_run_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load("mine.yaml")
+    check_run_dir("new/run", recipe)
+    assert not (folder / "new").exists()
+    assert refused("mine.yaml", recipe) == [
+        f"--run-dir mine.yaml: {folder}/mine.yaml is a file; allowed: a folder, existing or new"
+    ]
+    assert refused("mine.yaml/run", recipe)[0].startswith(
+        f"--run-dir mine.yaml/run: {folder}/mine.yaml is a file"
+    )
+    assert "ftp://x" in refused("ftp://x", recipe)[0]
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert "is not writable" in refused("new/run", recipe)[0]
+
+
+def test_run_directory_of_another_configuration(folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "config.yaml").write_text(load("mine.yaml").yaml)
+    check_run_dir("run", load("mine.yaml", ["roles.search.replicas=3"]))
+    assert refused("run", load("mine.yaml", ["search.alpha=0.5", "seed=7"])) == [
+        "--run-dir run: holds a run of other settings; allowed: the same, or a new directory",
+        "run/config.yaml: seed: was 0, now 7",
+        "run/config.yaml: search.alpha: was 0.005, now 0.5",
+    ]
+
+
+def test_a_job_needs_an_absolute_run_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    recipe = load("mine.yaml")
+    check_run_dir(str(folder / "run"), recipe)
+    assert refused("runs/x", recipe)[0].startswith(
+        "--run-dir runs/x: is relative, and a job's working directory is"
+    )
