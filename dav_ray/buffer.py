@@ -42,7 +42,8 @@ def read_tensors(table: pa.Table, name: str) -> np.ndarray:
 
 
 def to_table(chunk: Chunk, found: Trajectories) -> pa.Table:
-    """The rows of a chunk. sample: uint8 [H, W, 3]; states: float32 [T+1, *event], x_T first."""
+    """The rows of a chunk. sample: uint8 [H, W, 3]; states: float32 [T+1, *event], x_T first;
+    targets (with mstep.candidates = all): float32 [T, *event]. Their size does not grow with M."""
     num = len(chunk.conditions)
     states = found.states.transpose(0, 1).float().cpu().numpy()
     sample = pixels(found.sample)
@@ -55,15 +56,16 @@ def to_table(chunk: Chunk, found: Trajectories) -> pa.Table:
         "seed": pa.array([chunk.seed] * num, pa.int64()),
         "condition": pa.array(chunk.conditions, pa.string()),
         "reward": pa.array(found.reward.numpy(), pa.float64()),
-        "log_weight": pa.array(
-            [None] * num if found.log_weight is None else found.log_weight.tolist(), pa.float64()
-        ),
+        "log_weight": pa.array([None] * num if found.log_weight is None else found.log_weight.tolist(), pa.float64()),
         "ess": pa.array(found.ess.numpy(), pa.float64()),
         "nfe": pa.array([nfe] * num, pa.float64()),
     }
     fields = [pa.field(name, column.type) for name, column in plain.items()]
-    fields += [tensor_field("sample", sample), tensor_field("states", states)]
-    columns = [*plain.values(), tensor_column(sample), tensor_column(states)]
+    tensors = {"sample": sample, "states": states}
+    if found.targets is not None:
+        tensors["targets"] = found.targets.transpose(0, 1).float().cpu().numpy()
+    fields += [tensor_field(name, values) for name, values in tensors.items()]
+    columns = [*plain.values(), *(tensor_column(values) for values in tensors.values())]
     return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
@@ -84,6 +86,7 @@ def to_rows(table: pa.Table, weights: dict[int, float]) -> Rows:
     numbers = table.column("trajectory").to_pylist()
     return Rows(
         torch.from_numpy(read_tensors(table, "states")),
+        torch.from_numpy(read_tensors(table, "targets")) if "targets" in table.column_names else None,
         tuple(table.column("condition").to_pylist()),
         torch.tensor([weights[n] for n in numbers], dtype=torch.float64),
         torch.ones(len(numbers), dtype=torch.bool),

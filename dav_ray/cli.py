@@ -28,9 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe such as digits.")
-]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe such as digits.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that differ from the recipe's."),
@@ -38,9 +36,7 @@ Overrides = Annotated[
 RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="A run directory: a path, s3:// or gs://.")]
 Address = Annotated[
     str,
-    typer.Option(
-        envvar="RAY_ADDRESS", metavar="auto|local|HOST:PORT", help="The Ray cluster; local starts one here."
-    ),
+    typer.Option(envvar="RAY_ADDRESS", metavar="auto|local|HOST:PORT", help="The Ray cluster; local starts one here."),
 ]
 
 
@@ -108,9 +104,7 @@ def report(run_dir: RunDir) -> None:
 @app.command()
 def evaluate(
     run_dir: RunDir,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Fresh samples. Default: evaluate.samples.")
-    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Fresh samples. Default: evaluate.samples.")] = None,
     address: Address = "local",
 ) -> None:
     """Measure the aligned model again, on fresh samples without search."""
@@ -127,7 +121,7 @@ def sample(
     num: Annotated[int, typer.Option(min=1, help="How many samples.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="Where they are written.")],
     address: Address = "local",
-    seed: Annotated[int, typer.Option(min=0, help="Sample i uses seed + i.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Sample i uses seed + i. Default: evaluate.seed.")] = None,
 ) -> None:
     """Draw samples from the aligned model."""
     with _exit_codes(run_dir):

@@ -24,11 +24,7 @@ class Section(BaseModel):
     @classmethod
     def _no_truth_for_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`candidates: yes` is a mistake, not the number 1. Raises ValueError."""
-        if (
-            isinstance(value, bool)
-            and info.field_name
-            and cls.model_fields[info.field_name].annotation in (int, float)
-        ):
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation in (int, float):
             raise ValueError("wrong type")
         return value
 
@@ -50,9 +46,7 @@ class Reward(Section):
     kind: str = Field(description="a built-in reward, or module.path:Name for a class of your own")
     name: str | None = Field(default=None, description="name in metrics and errors; default: the kind")
     weight: float = Field(default=1.0, description="factor in the weighted sum of several rewards")
-    args: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments of the reward's constructor"
-    )
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward's constructor")
 
     @property
     def label(self) -> str:
@@ -65,9 +59,7 @@ class Search(Section):
         default=4, ge=1, description="M: candidates per step (dav), trajectories per accepted one (best_of_n)"
     )
     alpha: float = Field(default=0.005, gt=0, description="temperature of the tilt exp(r / alpha)")
-    gamma: float = Field(
-        default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha"
-    )
+    gamma: float = Field(default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha")
     gradient: bool = Field(
         default=False,
         description="tilt the proposal by the reward's gradient (needs a differentiable reward)",
@@ -88,9 +80,7 @@ class Search(Section):
         ge=1,
         description="trajectories per work item: the unit of scheduling, retry and durability",
     )
-    micro_batch: int = Field(
-        default=128, ge=1, description="largest number of states in one network evaluation"
-    )
+    micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
 
     @field_validator("anchor")
     @classmethod
@@ -144,16 +134,16 @@ class MStep(Section):
     batch_size: int = Field(
         default=256, ge=1, description="transitions (x_t, x_{t-1}) per optimizer step, over all ranks"
     )
-    micro_batch: int = Field(
-        default=128, ge=1, description="transitions per forward and backward on one rank"
-    )
+    micro_batch: int = Field(default=128, ge=1, description="transitions per forward and backward on one rank")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
     weights: Literal["none", "trajectory"] = Field(
         default="none",
         description="W_i: none = 1 each (the paper); trajectory = exp(log W), mean 1 per condition",
     )
-    candidates: Literal["winner"] = Field(
-        default="winner", description="which candidates of a step are fitted"
+    candidates: Literal["winner", "all"] = Field(
+        default="winner",
+        description="which candidates of a step are fitted: the winner (the paper), or all with their softmax weights: "
+        "the same expectation at a fraction of the noise",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="autocast precision in training"
@@ -169,9 +159,7 @@ class Role(Section):
     replicas: int = Field(default=1, ge=1, description="number of actors (search, reward) or ranks (train)")
     cpus: float = Field(default=1.0, ge=0, description="CPUs each")
     gpus: float = Field(default=0.0, ge=0, description="GPUs each; a fraction shares one")
-    threads: int = Field(
-        default=1, ge=1, description="torch threads each (part of what makes results bit-equal)"
-    )
+    threads: int = Field(default=1, ge=1, description="torch threads each (part of what makes results bit-equal)")
     resources: dict[str, float] = Field(default_factory=dict, description="custom Ray resources each")
     labels: dict[str, str] = Field(
         default_factory=dict, description="node labels to be placed on, for instance role: search"
@@ -195,12 +183,8 @@ class Evaluate(Section):
     batch: int = Field(default=50, ge=1, description="samples per work item")
     seed: int = Field(default=1_000_000, ge=0, description="seed of the first sample; sample i uses seed + i")
     heldout: tuple[Reward, ...] = Field(default=(), description="measures that are never optimised")
-    features: str = Field(
-        default="pixels", description="features for diversity: pixels, digits, or module.path:Name"
-    )
-    kl_samples: int = Field(
-        default=32, ge=0, description="samples on which the KL to the pretrained model is measured"
-    )
+    features: str = Field(default="pixels", description="features for diversity: pixels, digits, or module.path:Name")
+    kl_samples: int = Field(default=32, ge=0, description="samples on which the KL to the pretrained model is measured")
     grid: int = Field(default=20, ge=1, description="samples per round shown in the report")
 
     @field_validator("heldout")
@@ -241,7 +225,7 @@ class Config(Section):
     )
 
     def identity(self) -> str:
-        """sha256 of everything that results depend on: resources of search and reward and trackers may change."""
+        """sha256 of all that results depend on: not of search's and reward's resources, nor of trackers."""
         fixed = self.model_dump(mode="json", exclude={"roles": {"search", "reward"}, "track": True})
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
@@ -267,8 +251,13 @@ class Config(Section):
     def _weights(cls, value: MStep, info: ValidationInfo) -> MStep:
         search = info.data.get("search")
         if value.weights == "trajectory" and search and search.kind == "best_of_n":
+            raise ValueError("mstep.weights = trajectory: best_of_n keeps the argmax and has no weights; allowed: none")
+        if value.candidates == "all" and search and search.kind != "dav":
+            raise ValueError(f"mstep.candidates = all: {search.kind} keeps no candidates; allowed: winner")
+        if value.candidates == "all" and value.weights == "trajectory":
             raise ValueError(
-                "mstep.weights = trajectory: best_of_n keeps the argmax and has no weights; allowed: none"
+                "mstep.candidates = all: the weight of a trajectory depends on its winners; "
+                "allowed: winner, or mstep.weights = none"
             )
         return value
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
+from ray import exceptions
 
 from dav_ray.errors import DavRayError, RunError
+from dav_ray.interrupt import check
 from dav_ray.run_files import RunLog
 from dav_ray.schedule import Exhausted, Schedule
 from dav_ray.session import unwrap
@@ -39,7 +41,10 @@ class Dispatcher:
         self.busy_s = 0.0
 
     def run(
-        self, method: str, items: Sequence[Item], on_result: Callable[[Item, Any, Any], None],
+        self,
+        method: str,
+        items: Sequence[Item],
+        on_result: Callable[[Item, Any, Any], None],
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         """Calls `method` of some worker with every item. on_result(item, table reference, meta) in order of arrival.
@@ -49,6 +54,7 @@ class Dispatcher:
         schedule = Schedule(items, ATTEMPTS)
         running: dict[Any, _Running] = {}
         while not schedule.finished:
+            check()
             self._hand_out(schedule, running, method)
             ready, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S) if running else ([], [])
             if not running:
@@ -70,10 +76,10 @@ class Dispatcher:
     def _collect(self, schedule: Schedule[Any], entry: _Running, ref: Any, on_result: Callable[..., None]) -> None:
         try:
             meta = ray.get(ref)
-        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+        except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
             self._lose(schedule, entry, error)
             return
-        except ray.exceptions.RayTaskError as error:
+        except exceptions.RayTaskError as error:
             raise _data_failure(entry, unwrap(error)) from error
         self.busy_s += time.monotonic() - entry.since
         schedule.complete(entry.worker)
@@ -99,7 +105,7 @@ class Dispatcher:
                 continue
             try:
                 ray.get(ping)
-            except ray.exceptions.RayActorError:
+            except exceptions.RayActorError:
                 if now - asked > PING_EVERY_S:
                     self._lost[name] = (self._workers[name].ready.remote(), now, since)
                 continue
@@ -110,8 +116,9 @@ class Dispatcher:
         for entry in running.values():
             if time.monotonic() - entry.since > self._timeout_s:
                 raise RunError(
-                    "search", f"{entry.worker} gave no answer for {entry.item.name} in {self._timeout_s:.0f} s "
-                    "(roles.search.call_timeout_s)"
+                    "search",
+                    f"{entry.worker} gave no answer for {entry.item.name} in {self._timeout_s:.0f} s "
+                    "(roles.search.call_timeout_s)",
                 )
 
 

@@ -57,9 +57,7 @@ def fits(plan: Plan, nodes: list[Node]) -> Iterator[Finding]:
         if suitable:
             yield Finding(f"role {need.name}", f"{text}: fits {len(suitable)} of {len(nodes)} nodes")
         else:
-            yield Finding(
-                f"role {need.name}", f"{text}: fits no node ({_lacking(nodes, need.role)})", ok=False
-            )
+            yield Finding(f"role {need.name}", f"{text}: fits no node ({_lacking(nodes, need.role)})", ok=False)
     for name, wanted in _totals(plan.roles).items():
         had = sum(node.resources.get(name, 0.0) for node in nodes)
         spare = f", {SPARE_CPUS} of it free for Ray Data" if name == "CPU" else ""
@@ -139,9 +137,7 @@ def _totals(needs: tuple[RoleNeed, ...]) -> dict[str, float]:
 
 
 def _describe(node: Node) -> str:
-    amounts = [
-        f"{amount:g} {name}" for name, amount in sorted(node.resources.items()) if not name.startswith(HIDDEN)
-    ]
+    amounts = [f"{amount:g} {name}" for name, amount in sorted(node.resources.items()) if not name.startswith(HIDDEN)]
     labels = [f"{key}={value}" for key, value in sorted(node.labels.items()) if key != "ray.io/node-id"]
     return ", ".join(amounts) + (f" [{', '.join(labels)}]" if labels else "")
 

@@ -1,24 +1,28 @@
 """The EM loop. The driver schedules, commits and waits; it never loads a model.
 
-    prompts, seeds -> search actors -> shards, committed by the manifest -> Ray Train -> new policy -> ...
+prompts, seeds -> search actors -> shards, committed by the manifest -> Ray Train -> new policy -> ...
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
-import signal
 import sys
-import types
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import yaml
 
 from dav_ray.config import Config
-from dav_ray.manifest import Manifest, ManifestStore
+from dav_ray.interrupt import interruptible
+from dav_ray.manifest import ManifestStore
 from dav_ray.progress import Progress
 from dav_ray.recipe import Recipe
 from dav_ray.run_files import RunLog, write_marker
 from dav_ray.storage import Storage, open_storage
+from dav_ray.track import Trackers
+
+if TYPE_CHECKING:
+    from dav_ray.rounds import Rounds
 
 
 def run(recipe: Recipe, run_dir: str, address: str) -> None:
@@ -40,7 +44,8 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
         write_marker(storage)
         store = ManifestStore(storage)
         opened = store.open(config.identity(), library_versions())
-        log = RunLog(storage, opened.epoch)
+        trackers = Trackers(config.track, recipe.name, tracker_folder(place), yaml.safe_load(recipe.yaml))
+        log = RunLog(storage, opened.epoch, trackers)
         log.event("driver_started", round=opened.round, phase=opened.phase)
         store.sweep_orphans()
         progress.say("starting the search, reward and train actors")
@@ -48,6 +53,7 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
             from dav_ray.rounds import Rounds
 
             align(config, store, Rounds(config, storage, store, actors, log, progress), progress)
+        trackers.finish()
     _finish(storage, store, place, progress)
 
 
@@ -74,26 +80,17 @@ def absolute(run_dir: str) -> str:
     return run_dir.rstrip("/") if "://" in run_dir else os.path.abspath(os.path.expanduser(run_dir))
 
 
+def tracker_folder(place: str) -> str:
+    """Where trackers write to disk: beside the run, or in the working directory where the run is in an object store."""
+    return "tracking" if "://" in place else os.path.join(place, "tracking")
+
+
 def library_versions() -> dict[str, str]:
     names = ("ray", "torch", "diffusers", "transformers", "peft", "numpy", "pyarrow")
     found = {name: importlib.metadata.version(name) for name in names}
     import dav_ray
 
     return {"dav_ray": dav_ray.__version__, "python": sys.version.split()[0], **found}
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends the run as SIGINT does, with exit code 143: everything committed is in the manifest already."""
-
-    def stop(signum: int, frame: types.FrameType | None) -> None:
-        raise SystemExit(128 + signum)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _finish(storage: Storage, store: ManifestStore, place: str, progress: Progress) -> None:
@@ -104,5 +101,3 @@ def _finish(storage: Storage, store: ManifestStore, place: str, progress: Progre
     path = write_report(place)
     progress.say(render_rounds(storage))
     progress.say(f"finished in {progress.seconds():.0f} s; report: {path}")
-
-

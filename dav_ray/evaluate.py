@@ -36,13 +36,11 @@ class Judges:
     def build(cls, config: Evaluate) -> Judges:
         from dav_ray.rewards.registry import resolve
 
-        return cls(
-            tuple((r.label, resolve(r.kind)(**r.args)) for r in config.heldout), _features(config.features)
-        )
+        return cls(tuple((r.label, resolve(r.kind)(**r.args)) for r in config.heldout), _features(config.features))
 
 
 def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: EvaluationChunk) -> pa.Table:
-    """One row per sample: sample, seed, condition, reward, heldout/<name>, kl (null where not asked), features, image."""
+    """One row per sample: sample, seed, condition, reward, heldout/<name>, kl (or null), features, image."""
     from dav_ray.noise import PipelineNoise
     from dav_ray.rewards.base import check, evaluate
     from dav_ray.search.base import ancestral
@@ -79,7 +77,10 @@ def summarise(table: pa.Table) -> dict[str, float]:
     kl = table.column("kl").drop_null()
     if len(kl):
         metrics["heldout/kl"] = float(np.mean(kl.to_numpy()))
-    features, conditions = buffer.read_tensors(table, "features"), np.array(table.column("condition").to_pylist())
+    features, conditions = (
+        buffer.read_tensors(table, "features"),
+        np.array(table.column("condition").to_pylist()),
+    )
     metrics["diversity/features"] = pairwise_distance(features)
     within = [features[conditions == c] for c in dict.fromkeys(conditions.tolist())]
     within = [group for group in within if len(group) > 1]
@@ -91,8 +92,11 @@ def summarise(table: pa.Table) -> dict[str, float]:
 def one_line(round: int, metrics: dict[str, float]) -> str:
     """What a person wants to see of an evaluation as it happens."""
     shown = {"evaluate/reward_mean": "reward", "diversity/features": "diversity"}
-    parts = [f"{shown.get(name, name)} {value:.4g}" for name, value in metrics.items()
-             if name in shown or name.startswith("heldout/")]
+    parts = [
+        f"{shown.get(name, name)} {value:.4g}"
+        for name, value in metrics.items()
+        if name in shown or name.startswith("heldout/")
+    ]
     return f"round {round}, {'pretrained' if round == 0 else 'aligned'}, without search: {', '.join(parts)}"
 
 
@@ -143,7 +147,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def evaluate_run(run_dir: str, samples: int | None, address: str) -> None:
-    """Evaluate the last policy of a run on `samples` fresh samples (default: evaluate.samples) and print the measures."""
+    """Evaluate the last policy of a run on fresh samples (default: evaluate.samples) and print the measures."""
     from dav_ray.fresh import fresh_samples
 
     round, table = fresh_samples(run_dir, samples, None, address)

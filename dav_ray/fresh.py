@@ -15,7 +15,7 @@ from dav_ray.storage import open_storage
 
 
 def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str) -> tuple[int, pa.Table]:
-    """The last closed round and a table of `num` samples (columns as in `evaluate.measure`), seeds `seed`, `seed` + 1, ...
+    """The last closed round, and `num` samples of seeds `seed`, `seed` + 1, ... (columns as in `evaluate.measure`).
 
     Defaults: evaluate.samples and evaluate.seed. UserError if there is no run at `run_dir`.
     """
@@ -41,7 +41,5 @@ def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str)
             role = config.roles.search
             log = RunLog(storage, manifest.epoch)
             dispatcher = Dispatcher(actors.workers, log, role.call_timeout_s, role.start_timeout_s)
-            dispatcher.run(
-                "evaluate", chunks, lambda chunk, table, _: tables.__setitem__(chunk.index, ray.get(table))
-            )
+            dispatcher.run("evaluate", chunks, lambda chunk, table, _: tables.__setitem__(chunk.index, ray.get(table)))
     return manifest.closed, pa.concat_tables([tables[index] for index in sorted(tables)])

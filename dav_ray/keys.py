@@ -54,10 +54,7 @@ def allowed(key: str) -> str:
     if isinstance(extra, dict) and "allowed" in extra:
         return str(extra["allowed"])
     bounds = [
-        f"{sign} {getattr(m, name):.12g}"
-        for m in field.metadata
-        for kind, name, sign in _BOUNDS
-        if isinstance(m, kind)
+        f"{sign} {getattr(m, name):.12g}" for m in field.metadata for kind, name, sign in _BOUNDS if isinstance(m, kind)
     ]
     return " ".join([_words(field.annotation), " and ".join(bounds)]).strip()
 
@@ -90,9 +87,7 @@ def describe() -> str:
     rows = [("key", "default", "allowed", "meaning")]
     for key, field in fields().items():
         if not _section_of(field.annotation):
-            default = (
-                "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-            )
+            default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
             rows.append((key, default, allowed(key), field.description or ""))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join("  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(3)), row[3]]) for row in rows)
@@ -100,20 +95,14 @@ def describe() -> str:
 
 def show(value: Any) -> str:
     """A value as a user would type it, shortened."""
-    text = (
-        value
-        if isinstance(value, str) and value.strip()
-        else json.dumps(value, default=str, ensure_ascii=False)
-    )
+    text = value if isinstance(value, str) and value.strip() else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}", field
-        inner = _section_of(field.annotation) or next(
-            filter(None, map(_section_of, get_args(field.annotation))), None
-        )
+        inner = _section_of(field.annotation) or next(filter(None, map(_section_of, get_args(field.annotation))), None)
         if inner:
             yield from _walk(inner, f"{prefix}{name}.")
 

@@ -56,15 +56,19 @@ def set_weights(diffusion: StableDiffusion, weights: Weights) -> None:
 
 def save(storage: Storage, version: int, diffusion: StableDiffusion, optimizer: torch.optim.Optimizer) -> None:
     """Write version `version`. Written again after a crash it is the same file: training is deterministic."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as local:
         unet = diffusion.trainable()
         if diffusion.adapted:
-            layers = {name: torch.from_numpy(array) for name, array in get_weights(diffusion).items()}
+            layers: dict[str, torch.nn.Module | torch.Tensor] = {
+                name: torch.from_numpy(array) for name, array in get_weights(diffusion).items()
+            }
             StableDiffusionPipeline.save_lora_weights(
-                local, unet_lora_layers=layers, unet_lora_adapter_metadata=unet.peft_config["default"].to_dict()
+                local,
+                unet_lora_layers=layers,
+                unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
             )
         else:
             unet.save_pretrained(Path(local) / "unet")
@@ -97,7 +101,8 @@ def load(run_dir: str, version: int | None = None) -> Any:
 
     version: a policy version; default: the last one. UserError if there is no run at `run_dir`.
     """
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     from dav_ray.manifest import ManifestStore
     from dav_ray.model_folder import model_path
@@ -110,7 +115,10 @@ def load(run_dir: str, version: int | None = None) -> Any:
     config = from_yaml(storage.read("config.yaml").decode(), f"{run_dir}/config.yaml").config
     version = manifest.policy_version if version is None else version
     pipe: Any = StableDiffusionPipeline.from_pretrained(
-        model_path(config.model.path), torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        model_path(config.model.path),
+        torch_dtype=torch.float32,
+        safety_checker=None,
+        requires_safety_checker=False,
     )
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     if version > 0:

@@ -103,9 +103,7 @@ def _check_local(run_dir: str) -> None:
     if not nearest.is_dir():
         raise UserError(f"--run-dir {run_dir}: {nearest} is a file; allowed: a folder, existing or new")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(
-            f"--run-dir {run_dir}: {nearest} is not writable; allowed: a folder that you may write to"
-        )
+        raise UserError(f"--run-dir {run_dir}: {nearest} is not writable; allowed: a folder that you may write to")
 
 
 def _reward_mistakes(key: str, reward: Reward, gradient: bool) -> Iterator[str]:
@@ -164,18 +162,14 @@ def import_class(target: str) -> type:
         raise ValueError(f"{module_name} has no {name}; {hint}")
     found = getattr(module, name)
     if not inspect.isclass(found):
-        raise ValueError(
-            f"{name} is no class; allowed: a class whose instances are called with (samples, conditions)"
-        )
+        raise ValueError(f"{name} is no class; allowed: a class whose instances are called with (samples, conditions)")
     return found
 
 
 def _facts_of_class(found: type) -> tuple[inspect.Signature | None, bool]:
     """Constructor's signature, and whether there are gradients. Raises ValueError if it can't be called."""
     if "__call__" not in dir(found):  # callable() would say that classes are
-        raise ValueError(
-            f"{found.__name__} has no __call__; allowed: a class with __call__(self, samples, conditions)"
-        )
+        raise ValueError(f"{found.__name__} has no __call__; allowed: a class with __call__(self, samples, conditions)")
     try:
         return inspect.signature(found), bool(getattr(found, "differentiable", False))
     except ValueError:  # a class written in C may have no signature
@@ -189,9 +183,7 @@ def _facts_of_source(target: str) -> tuple[inspect.Signature, bool]:
     assert spec is not None and spec.origin is not None, f"{module} is registered and missing"
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name).body
-    init = next(
-        (node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None
-    )
+    init = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
     differentiable = any(ast.unparse(node).replace(": bool", "") == "differentiable = True" for node in body)
     return inspect.Signature(_parameters(init.args) if init else []), differentiable
 
@@ -200,10 +192,7 @@ def _parameters(arguments: ast.arguments) -> list[inspect.Parameter]:
     positional = arguments.args[1:]  # without self
     required = len(positional) - len(arguments.defaults)
     return [
-        *(
-            _parameter(a.arg, inspect.Parameter.POSITIONAL_OR_KEYWORD, i >= required)
-            for i, a in enumerate(positional)
-        ),
+        *(_parameter(a.arg, inspect.Parameter.POSITIONAL_OR_KEYWORD, i >= required) for i, a in enumerate(positional)),
         *(
             _parameter(a.arg, inspect.Parameter.KEYWORD_ONLY, default is not None)
             for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)

@@ -24,13 +24,13 @@ class Progress:
         self._clear()
         print(text, flush=True)
 
-    def update(self, round: int, phase: str, done: int, total: int, reward: float | None = None) -> None:
-        """Progress within a phase of a round."""
+    def update(self, round: int, doing: str, reward: float | None = None) -> None:
+        """Progress within a round; doing: for instance "search: chunk 3/8"."""
         now = time.monotonic()
         if not self._live and now - self._shown < INTERVAL_S:
             return
         self._shown = now
-        parts = [f"round {round}/{self._rounds}", f"{phase} {done}/{total}"]
+        parts = [f"round {round}/{self._rounds}", doing]
         if reward is not None:
             parts.append(f"reward {reward:.4g}")
         parts.append(self._time_left())

@@ -93,9 +93,7 @@ def _find(recipe: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise UserError(
-            f"recipe {recipe}: is a folder; allowed: a YAML file, or a shipped recipe ({', '.join(names)})"
-        )
+        raise UserError(f"recipe {recipe}: is a folder; allowed: a YAML file, or a shipped recipe ({', '.join(names)})")
     close = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise UserError(f"recipe {recipe}: no such file; shipped recipes: {', '.join(names)}{hint}")
@@ -164,9 +162,7 @@ def _place(node: Any, part: str, key: str) -> tuple[Any, str | int]:
     if not isinstance(node, list):
         raise ValueError(f"{key.rpartition('.')[0]} is a value, it has no keys")
     if not part.isdigit():
-        raise ValueError(
-            f"there are {len(node)} entries here; name one, for instance {key.split('.')[0]}[0].{part}"
-        )
+        raise ValueError(f"there are {len(node)} entries here; name one, for instance {key.split('.')[0]}[0].{part}")
     if int(part) >= len(node):
         raise ValueError(f"there is no entry {part}, only {len(node)}")
     return node, int(part)
@@ -175,9 +171,7 @@ def _place(node: Any, part: str, key: str) -> tuple[Any, str | int]:
 def _build(name: str, typed: Tree, folder: Path, mistakes: Mistakes) -> Recipe:
     tree = _resolved(OmegaConf.create(typed), "", mistakes)
     if isinstance(tree.get("prompts"), str):
-        typed = {
-            key: value for key, value in typed.items() if key != "prompts"
-        }  # the prompts are stored, not the path
+        typed = {key: value for key, value in typed.items() if key != "prompts"}  # the prompts are stored, not the path
         tree["prompts"] = _read_prompts(tree["prompts"], folder, mistakes)
     config = _validated(tree, mistakes)
     if config is None or mistakes:

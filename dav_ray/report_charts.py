@@ -110,9 +110,7 @@ def _reward(run: RunData) -> Chart | None:
         figure.add_trace(_line("accepted", accepted, ORANGE, dash="dot"))
     _round_axis(figure, [*mean, *accepted])
     figure.update_layout(showlegend=True)
-    return _chart(
-        figure, "Without search: the model after the round. Accepted: found with the model before it."
-    )
+    return _chart(figure, "Without search: the model after the round. Accepted: found with the model before it.")
 
 
 def _heldout(run: RunData, name: str) -> Chart | None:
@@ -143,9 +141,7 @@ def _times(run: RunData) -> Chart | None:
             figure.add_trace(bar.update(hovertemplate=hover))
     _round_axis(figure, [r for _, series in stages for r in series])
     figure.update_layout(barmode="stack", bargap=0.35, showlegend=True)
-    return _chart(
-        figure, "Stages that overlap are stacked too: their sum is then more than the time that passed."
-    )
+    return _chart(figure, "Stages that overlap are stacked too: their sum is then more than the time that passed.")
 
 
 def _lines(

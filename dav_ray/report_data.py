@@ -100,9 +100,7 @@ def load_run(storage: Storage) -> RunData:
     lines = storage.read_lines("metrics.jsonl")
     files = _sample_files(storage)
     if not (config_text or manifest_text or lines or files):
-        raise UserError(
-            f"no run in {storage.uri}: neither config.yaml, manifest.json nor metrics.jsonl is there"
-        )
+        raise UserError(f"no run in {storage.uri}: neither config.yaml, manifest.json nor metrics.jsonl is there")
     return RunData(
         config_text=config_text,
         config=yaml.safe_load(config_text) or {},

@@ -15,8 +15,9 @@ from dav_ray import buffer, evaluate
 from dav_ray.config import Config
 from dav_ray.dispatch import Dispatcher
 from dav_ray.errors import RunError
+from dav_ray.interrupt import check
 from dav_ray.manifest import ManifestStore, Shard
-from dav_ray.mstep.mailbox import Job
+from dav_ray.mstep.mailbox import Job, ask
 from dav_ray.progress import Progress
 from dav_ray.run_files import RunLog
 from dav_ray.search.actor import ChunkMeta, spans
@@ -46,7 +47,13 @@ class Rounds:
     """The steps of the open round. Everything it needs to know after a restart is in the manifest."""
 
     def __init__(
-        self, config: Config, storage: Storage, store: ManifestStore, actors: Session, log: RunLog, progress: Progress
+        self,
+        config: Config,
+        storage: Storage,
+        store: ManifestStore,
+        actors: Session,
+        log: RunLog,
+        progress: Progress,
     ) -> None:
         self._config, self._storage, self._store = config, storage, store
         self._actors, self._log, self._progress = actors, log, progress
@@ -61,7 +68,8 @@ class Rounds:
         """Search what the manifest does not name yet, committing chunk by chunk; in chunk order."""
         state, start, busy = self._store.current, time.monotonic(), self._dispatcher.busy_s
         accepted = {found.index: found for found in self.reload()}
-        open_chunks = [chunk for chunk in self._chunks() if chunk.index not in accepted]
+        chunks = self._chunks()
+        total, open_chunks = len(chunks), [chunk for chunk in chunks if chunk.index not in accepted]
         posted = self._open_stream(accepted)
         cost = Cost()
 
@@ -73,7 +81,14 @@ class Rounds:
             cost = cost + meta.cost
             nfe = (meta.cost.network + meta.cost.reference) / meta.rows
             accepted[meta.index] = Accepted(
-                meta.index, table, meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess, nfe
+                meta.index,
+                table,
+                meta.trajectories,
+                meta.conditions,
+                meta.rewards,
+                meta.log_weights,
+                meta.ess,
+                nfe,
             )
             if posted is not None:
                 self._stream(accepted, posted)
@@ -81,7 +96,7 @@ class Rounds:
         def tick() -> None:
             rewards = [r for found in accepted.values() for r in found.rewards]
             mean = sum(rewards) / len(rewards) if rewards else None
-            self._progress.update(state.round, "search: chunk", len(accepted), len(self._chunks()), mean)
+            self._progress.update(state.round, f"search: chunk {len(accepted)}/{total}", mean)
 
         self._dispatcher.run("search", open_chunks, commit, tick)
         ordered = [accepted[index] for index in sorted(accepted)]
@@ -90,10 +105,12 @@ class Rounds:
 
     def reload(self) -> list[Accepted]:
         """The open round's committed chunks, read back by tasks on the cluster, checksums verified."""
-        load = ray.remote(_load_shard).options(num_cpus=0.1, num_returns=2, max_retries=3)
+        load: Any = ray.remote(_load_shard).options(num_cpus=0.1, num_returns=2, max_retries=3)
         refs = [load.remote(self._storage.uri, shard) for shard in self._store.current.shards]
-        return [Accepted(shard.chunk, table, *ray.get(meta))
-                for shard, (table, meta) in zip(self._store.current.shards, refs, strict=True)]
+        return [
+            Accepted(shard.chunk, table, *ray.get(meta))
+            for shard, (table, meta) in zip(self._store.current.shards, refs, strict=True)
+        ]
 
     def _chunks(self) -> list[Chunk]:
         """The round's work items. Prompts take turns, over rounds too, so that each is searched equally often."""
@@ -101,7 +118,11 @@ class Rounds:
         first = (state.round - 1) * search.trajectories
         return [
             Chunk(
-                self._config.seed, state.round, index, state.policy_version, tuple(numbers),
+                self._config.seed,
+                state.round,
+                index,
+                state.policy_version,
+                tuple(numbers),
                 tuple(self._prompts[(first + n) % len(self._prompts)] for n in numbers),
             )
             for index, numbers in enumerate(spans(search.trajectories, search.chunk))
@@ -127,7 +148,6 @@ class Rounds:
             w = np.array(normalise(weights, [c for f in found for c in f.conditions]))
             values["search/weight_ess"] = float(w.sum() ** 2 / max((w * w).sum(), 1e-300))
         self._log.metrics(self._store.current.round, "search", values)
-        self._progress.update(self._store.current.round, "search: chunk", len(found), len(found), values["reward/mean"])
 
     # -- M-step ---------------------------------------------------------------------------------------------------
 
@@ -135,16 +155,17 @@ class Rounds:
         """Hand the round to the trainer (what was not streamed already) and wait for the new policy."""
         state, groups = self._store.current, self._groups()
         mailbox = self._actors.mailbox
-        ray.get(mailbox.post_job.remote(self._job()))
+        ask(mailbox.post_job.remote(self._job()))
         weights = self._weights(accepted)
         by_index = {found.index: found for found in accepted}
         for number, indices in enumerate(groups):
-            if not ray.get(mailbox.has_group.remote(number)):
+            if not ask(mailbox.has_group.remote(number)):
                 self._post(number, [by_index[i] for i in indices], weights)
         start = time.monotonic()
-        while (result := ray.get(mailbox.result.remote(state.round))) is None:
+        while (result := ask(mailbox.result.remote(state.round))) is None:
+            check()
             self._check_trainer(start)
-            self._progress.update(state.round, "fit: seconds", int(time.monotonic() - start), int(time.monotonic() - start))
+            self._progress.update(state.round, f"fit: {time.monotonic() - start:.0f} s")
             time.sleep(POLL_S)
         if isinstance(result, str):
             raise RunError("train", result)
@@ -159,10 +180,10 @@ class Rounds:
         """Chunk numbers by group; a last group too small for the ranks joins the one before."""
         chunks = self._chunks()
         size = self._config.mstep.group or len(chunks)
-        groups = [list(span) for span in spans(len(chunks), size)]
+        groups: list[Sequence[int]] = [list(span) for span in spans(len(chunks), size)]
         rows = sum(len(chunks[i].trajectories) for i in groups[-1])
         if len(groups) > 1 and rows < self._config.roles.train.replicas:
-            groups[-2:] = [groups[-2] + groups[-1]]
+            groups[-2:] = [[*groups[-2], *groups[-1]]]
         return groups
 
     def _weights(self, accepted: Sequence[Accepted]) -> dict[int, float]:
@@ -185,13 +206,13 @@ class Rounds:
         dataset = ray.data.from_arrow_refs([c.table for c in chunks])
         shares = dataset.split_at_indices(edges) if edges else [dataset.materialize()]
         mine = {n: weights[n] for c in chunks for n in c.trajectories}
-        ray.get(self._actors.mailbox.post_group.remote(number, shares, mine))
+        ask(self._actors.mailbox.post_group.remote(number, shares, mine))
 
     def _open_stream(self, accepted: dict[int, Accepted]) -> set[int] | None:
         """Groups posted so far, where training may start before the search ends; else None."""
         if self._config.overlap == "none" or self._config.mstep.weights == "trajectory":
             return None
-        ray.get(self._actors.mailbox.post_job.remote(self._job()))
+        ask(self._actors.mailbox.post_job.remote(self._job()))
         posted: set[int] = set()
         self._stream(accepted, posted)
         return posted
@@ -208,9 +229,12 @@ class Rounds:
         if trainer is not None and trainer.failure is not None:
             raise RunError("train", trainer.failure)
         waited = time.monotonic() - since
-        up = ray.get(self._actors.mailbox.ranks.remote())
+        up = ask(self._actors.mailbox.ranks.remote())
         if up < role.replicas and waited > role.start_timeout_s:
-            raise RunError("train", f"{up} of {role.replicas} ranks found a place in {waited:.0f} s (roles.train.start_timeout_s)")
+            raise RunError(
+                "train",
+                f"{up} of {role.replicas} ranks found a place in {waited:.0f} s (roles.train.start_timeout_s)",
+            )
         if waited > role.call_timeout_s + role.start_timeout_s * (up < role.replicas):
             raise RunError("train", f"no new policy in {waited:.0f} s (roles.train.call_timeout_s)")
 
@@ -234,7 +258,10 @@ class Rounds:
 
         chunks = evaluation_chunks(self._config, round, version, self._prompts)
         self._dispatcher.run(
-            "evaluate", chunks, keep, lambda: self._progress.update(round, "evaluate: chunk", len(tables), len(chunks))
+            "evaluate",
+            chunks,
+            keep,
+            lambda: self._progress.update(round, f"evaluate: chunk {len(tables)}/{len(chunks)}"),
         )
         table = pa.concat_tables([tables[index] for index in sorted(tables)])
         metrics = {**evaluate.summarise(table), "time/evaluate_s": time.monotonic() - start}
@@ -245,7 +272,12 @@ class Rounds:
 
 
 def evaluation_chunks(
-    config: Config, round: int, version: int, prompts: Sequence[str], num: int | None = None, seed: int | None = None
+    config: Config,
+    round: int,
+    version: int,
+    prompts: Sequence[str],
+    num: int | None = None,
+    seed: int | None = None,
 ) -> list[EvaluationChunk]:
     """Work items of `num` samples (default: evaluate.samples), the first `kl_samples` with the KL."""
     settings = config.evaluate
@@ -255,10 +287,17 @@ def evaluation_chunks(
     for part, measured in ((range(0, kl), True), (range(kl, num or settings.samples), False)):
         for span in spans(len(part), settings.batch):
             numbers = tuple(part[i] for i in span)
-            chunks.append(EvaluationChunk(
-                round, len(chunks), version, numbers, tuple(first + n for n in numbers),
-                tuple(prompts[n % len(prompts)] for n in numbers), measured,
-            ))
+            chunks.append(
+                EvaluationChunk(
+                    round,
+                    len(chunks),
+                    version,
+                    numbers,
+                    tuple(first + n for n in numbers),
+                    tuple(prompts[n % len(prompts)] for n in numbers),
+                    measured,
+                )
+            )
     return chunks
 
 
@@ -275,7 +314,16 @@ def _log_weights(found: Sequence[Accepted]) -> list[float] | None:
 def _load_shard(uri: str, shard: Shard) -> tuple[pa.Table, tuple[Any, ...]]:
     """A committed shard and what `Accepted` holds of it."""
     table = buffer.decode(ManifestStore(open_storage(uri)).verify(shard))
-    column = {name: table.column(name).to_pylist() for name in
-              ("trajectory", "condition", "reward", "log_weight", "ess", "nfe")}
+    column = {
+        name: table.column(name).to_pylist()
+        for name in ("trajectory", "condition", "reward", "log_weight", "ess", "nfe")
+    }
     weights = None if any(w is None for w in column["log_weight"]) else column["log_weight"]
-    return table, (column["trajectory"], column["condition"], column["reward"], weights, column["ess"], column["nfe"][0])
+    return table, (
+        column["trajectory"],
+        column["condition"],
+        column["reward"],
+        weights,
+        column["ess"],
+        column["nfe"][0],
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from dav_ray.errors import UserError
 from dav_ray.storage import Storage
+from dav_ray.track import Trackers
 
 MARKER = "marker"
 
@@ -32,10 +33,10 @@ def check_marker(storage: Storage, node: str) -> None:
 
 
 class RunLog:
-    """Appends to events.jsonl and metrics.jsonl."""
+    """Appends to events.jsonl and metrics.jsonl; metrics go to the trackers too."""
 
-    def __init__(self, storage: Storage, epoch: int) -> None:
-        self._storage, self._epoch = storage, epoch
+    def __init__(self, storage: Storage, epoch: int, trackers: Trackers | None = None) -> None:
+        self._storage, self._epoch, self._trackers = storage, epoch, trackers
 
     def event(self, name: str, **fields: Any) -> None:
         """What happened, for instance `worker_lost`, with whatever identifies it."""
@@ -43,6 +44,8 @@ class RunLog:
 
     def metrics(self, round: int, role: str, values: dict[str, float]) -> None:
         self._append("metrics.jsonl", {"round": round, "role": role, **values})
+        if self._trackers is not None:
+            self._trackers.log(round, values)
 
     def _append(self, path: str, record: dict[str, Any]) -> None:
         self._storage.append_line(path, json.dumps({"time": round(time.time(), 3), **record}))

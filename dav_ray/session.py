@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dav_ray.config import Config, Role
 from dav_ray.errors import DavRayError, RunError, UserError
+from dav_ray.interrupt import check
 from dav_ray.mstep.mailbox import Mailbox
 from dav_ray.mstep.train import Trainer, TrainSpec
 from dav_ray.plan import local_cpus
@@ -43,7 +45,7 @@ class Session:
 
     def stop(self) -> None:
         """End the trainer, then the actors. What they had done is in storage."""
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(exceptions.RayError):
             ray.get(self.mailbox.stop.remote(), timeout=10)
         if self.trainer is not None:
             self.trainer.join(20)
@@ -58,18 +60,28 @@ def connected(address: str, config: Config) -> Iterator[None]:
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     # Ray's own news about defaults that will change is not the user's business here
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
     if address == "local":
         cores = os.cpu_count() or 1
-        options |= {"address": "local", "num_cpus": local_cpus(config, cores), "include_dashboard": True,
-                    "dashboard_host": "127.0.0.1"}
+        options |= {
+            "address": "local",
+            "num_cpus": local_cpus(config, cores),
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+        }
         options["runtime_env"] = {"env_vars": {"PYTHONPATH": _with_cwd()}}
     else:
         options |= {"address": address}
     try:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"--address {address}: {str(error).splitlines()[0]}; allowed: auto, local or HOST:PORT") from error
+        raise UserError(
+            f"--address {address}: {str(error).splitlines()[0]}; allowed: auto, local or HOST:PORT"
+        ) from error
     _quiet_data()
     try:
         yield
@@ -81,9 +93,11 @@ def connected(address: str, config: Config) -> Iterator[None]:
 def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> Iterator[Session]:
     """Start every role and wait until all stand. RunError naming the role that never came up."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(Mailbox).options(
-        name=MAILBOX, namespace=name, num_cpus=0, scheduling_strategy=here, max_concurrency=100
-    ).remote()
+    mailbox = (
+        ray.remote(Mailbox)
+        .options(name=MAILBOX, namespace=name, num_cpus=0, scheduling_strategy=here, max_concurrency=100)
+        .remote()
+    )
     started = Session(config, run_dir, name, mailbox)
     with tempfile.TemporaryDirectory(prefix="dav_ray-") as scratch:
         try:
@@ -101,7 +115,7 @@ def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> I
 def unwrap(error: BaseException) -> BaseException:
     """The exception behind what `ray.get` raised."""
     cause = getattr(error, "cause", None)
-    return cause if isinstance(error, ray.exceptions.RayTaskError) and isinstance(cause, BaseException) else error
+    return cause if isinstance(error, exceptions.RayTaskError) and isinstance(cause, BaseException) else error
 
 
 def _start_rewards(started: Session) -> tuple[tuple[str, ...], ...]:
@@ -110,8 +124,8 @@ def _start_rewards(started: Session) -> tuple[tuple[str, ...], ...]:
         names = tuple(f"reward-{number}-{i}" for i in range(role.replicas))
         for name in names:
             options = _options(role, name, started.namespace)
-            started.rewards[name] = ray.remote(RewardActor).options(**options).remote(
-                reward.kind, dict(reward.args), role.threads
+            started.rewards[name] = (
+                ray.remote(RewardActor).options(**options).remote(reward.kind, dict(reward.args), role.threads)
             )
         pools.append(names)
     return tuple(pools)
@@ -128,8 +142,13 @@ def _start_search(started: Session, pools: tuple[tuple[str, ...], ...]) -> None:
 
 def _options(role: Role, name: str, namespace: str) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "name": name, "namespace": namespace, "num_cpus": role.cpus, "num_gpus": role.gpus,
-        "resources": dict(role.resources) or None, "max_restarts": -1, "max_task_retries": 0,
+        "name": name,
+        "namespace": namespace,
+        "num_cpus": role.cpus,
+        "num_gpus": role.gpus,
+        "resources": dict(role.resources) or None,
+        "max_restarts": -1,
+        "max_task_retries": 0,
     }
     if role.labels:
         options["label_selector"] = dict(role.labels)
@@ -141,17 +160,19 @@ def _await_ready(role: str, actors: dict[str, Any], timeout_s: float) -> None:
     waiting = {actor.ready.remote(): name for name, actor in actors.items()}
     deadline = time.monotonic() + timeout_s
     while waiting:
+        check()
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
         for ref in ready:
             name = waiting.pop(ref)
             try:
                 ray.get(ref)
-            except ray.exceptions.RayError as error:
+            except exceptions.RayError as error:
                 raise _start_failure(role, name, error) from error
         if time.monotonic() > deadline:
             names = ", ".join(sorted(waiting.values()))
             raise RunError(
-                role, f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s); see dav-ray doctor"
+                role,
+                f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s); see dav-ray doctor",
             )
 
 
@@ -175,5 +196,3 @@ def _quiet_data() -> None:
     DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-

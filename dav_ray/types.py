@@ -1,4 +1,4 @@
-"""The records that travel between stages. B trajectories, M candidates, T steps; time runs from t = T (noise) to t = 0."""
+"""The records that travel between stages. B trajectories, M candidates, T steps; t runs from T (noise) to 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A work item of the E-step: the unit of scheduling, retry and durability. Its content never depends on the worker."""
+    """A work item of the E-step: the unit of scheduling, retry and durability, the same whoever does it."""
 
     seed: int  # of the run
     round: int
@@ -28,7 +28,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class EvaluationChunk:
-    """Fresh samples without search: sample i is drawn with `torch.Generator().manual_seed(seeds[i])` as diffusers draws it."""
+    """Fresh samples without search: sample i draws what diffusers draws with the generator of seeds[i]."""
 
     round: int
     index: int
@@ -75,6 +75,7 @@ class Trajectories:
     """What a search returns for B trajectories."""
 
     states: Tensor  # [T+1, B, *event], x_T first
+    targets: Tensor | None  # [T, B, *event], what the M-step fits at x_T, ..., x_1 in place of the next state
     sample: Tensor  # [B, ...] decoded x_0
     reward: Tensor  # [B] float64, r(x_0); may be -inf, never NaN
     log_weight: Tensor | None  # [B] float64, log W; None where the selection carries no valid weight
@@ -87,7 +88,7 @@ class Transitions:
     """N pairs (x_t, x_{t-1}) for the M-step, time steps mixed."""
 
     x_t: Tensor  # [N, *event]
-    x_prev: Tensor  # [N, *event]
+    x_prev: Tensor  # [N, *event], or the blend of all candidates in its place
     t: Tensor  # [N] int64 in 1..T
     conditions: Sequence[str]  # N
 

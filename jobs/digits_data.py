@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ class Digits:
 
 def real_digits(test_share: float = 0.25) -> tuple[Digits, Digits]:
     """Training and held-out digits; the split is fixed, whatever seed a training run uses."""
-    data = load_digits()
+    data: Any = load_digits()
     small = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
     images = F.interpolate(small, (SIZE, SIZE), mode="bicubic").clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
     labels = torch.tensor(data.target, dtype=torch.int64)

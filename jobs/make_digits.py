@@ -154,7 +154,8 @@ def train_unet(
         clean = latents[picked]
         noise = torch.randn(clean.shape, generator=generator)
         times = torch.randint(pipe.scheduler.config.num_train_timesteps, (batch,), generator=generator)
-        text = model["text"](tokens).last_hidden_state[prompts]
+        # index_select, since the gradient of plain indexing adds up in an order that differs from run to run
+        text = model["text"](tokens).last_hidden_state.index_select(0, prompts)
         noisy = pipe.scheduler.add_noise(clean, noise, times)
         progress.step(F.mse_loss(model["unet"](noisy, times, text).sample, noise))
         average.update_parameters(model)

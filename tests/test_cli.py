@@ -34,9 +34,7 @@ def dav(*arguments: str, script: str | None = None) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["config"], ["run", "mine.yaml", "--dry-run"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["config"], ["run", "mine.yaml", "--dry-run"]])
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom dav_ray.cli import app\n"

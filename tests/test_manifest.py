@@ -5,47 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from dav_ray.errors import RunError, StaleEpoch, UserError
 from dav_ray.manifest import Manifest, ManifestStore, Shard
-from dav_ray.storage import Conflict, LocalStorage, Storage, Version, open_storage
+from dav_ray.storage import Conflict, LocalStorage, Storage, Version
 
-BUCKET = "runs"
 CONFIG = "c0ffee"
 VERSIONS = {"torch": "2.13.0", "ray": "2.60.0"}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A bucket on a fresh S3 server; the environment says where and as whom to reach it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
-        yield f"s3://{BUCKET}"
-    server.stop()
-
-
-@pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    if request.param == "local":
-        return open_storage(str(tmp_path / "run"))
-    return open_storage(f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}")
 
 
 def driver(storage: Storage) -> ManifestStore:

@@ -9,9 +9,7 @@ from dav_ray.doctor import Node, fits
 from dav_ray.plan import local_cpus, plan, render
 
 
-def config(
-    reward: object = None, roles: dict | None = None, mstep: dict | None = None, **search: object
-) -> Config:
+def config(reward: object = None, roles: dict | None = None, mstep: dict | None = None, **search: object) -> Config:
     return Config.model_validate(
         {
             "model": {"path": "x/y"},

@@ -57,9 +57,7 @@ def make_pipeline(path: Path) -> None:
     (path / "scheduler").mkdir()
     write(path, "scheduler/scheduler_config.json", _class_name="PNDMScheduler", num_train_timesteps=100)
     index = {part: ["diffusers", "X"] for part in [*parts, "scheduler"]}
-    write(
-        path, "model_index.json", _class_name="StableDiffusionPipeline", safety_checker=[None, None], **index
-    )
+    write(path, "model_index.json", _class_name="StableDiffusionPipeline", safety_checker=[None, None], **index)
 
 
 def write(path: Path, name: str, **changes: object) -> None:
@@ -109,8 +107,8 @@ def test_right_input_passes(folder: Path, overrides: list[str]) -> None:
         ),
         (
             ["reward={kind: jpeg_compressibility, args: {qualty: 3}}"],
-            "reward.args = {\"qualty\": 3}: jpeg_compressibility: got an unexpected keyword argument 'qualty'; "
-            "allowed: quality",
+            'reward.args = {"qualty": 3}: jpeg_compressibility: got an unexpected keyword argument '
+            "'qualty'; allowed: quality",
         ),
         (
             ["reward={kind: jpeg_compressibility}", "search.gradient=true"],
@@ -196,9 +194,7 @@ def test_missing_parts_are_named(folder: Path) -> None:
     os.rename(folder / "pipeline" / "vae", folder / "gone")
     assert lines() == ["model.path = ./pipeline: the folder vae is missing"]
     (folder / "pipeline" / "model_index.json").write_text("{")
-    assert lines() == [
-        "model.path = ./pipeline: is no diffusers pipeline: pipeline/model_index.json is no JSON"
-    ]
+    assert lines() == ["model.path = ./pipeline: is no diffusers pipeline: pipeline/model_index.json is no JSON"]
 
 
 def test_all_mistakes_at_once(folder: Path) -> None:
@@ -253,9 +249,7 @@ def test_run_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused("mine.yaml", recipe) == [
         f"--run-dir mine.yaml: {folder}/mine.yaml is a file; allowed: a folder, existing or new"
     ]
-    assert refused("mine.yaml/run", recipe)[0].startswith(
-        f"--run-dir mine.yaml/run: {folder}/mine.yaml is a file"
-    )
+    assert refused("mine.yaml/run", recipe)[0].startswith(f"--run-dir mine.yaml/run: {folder}/mine.yaml is a file")
     assert "ftp://x" in refused("ftp://x", recipe)[0]
     monkeypatch.setattr("os.access", lambda *_: False)
     assert "is not writable" in refused("new/run", recipe)[0]
@@ -276,6 +270,4 @@ def test_a_job_needs_an_absolute_run_directory(folder: Path, monkeypatch: pytest
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     recipe = load("mine.yaml")
     check_run_dir(str(folder / "run"), recipe)
-    assert refused("runs/x", recipe)[0].startswith(
-        "--run-dir runs/x: is relative, and a job's working directory is"
-    )
+    assert refused("runs/x", recipe)[0].startswith("--run-dir runs/x: is relative, and a job's working directory is")

@@ -166,17 +166,13 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     assert lines("digitz") == [
         f"recipe digitz: no such file; shipped recipes: {', '.join(shipped())}; did you mean digits?"
     ]
-    assert lines(str(tmp_path))[0].startswith(
-        f"recipe {tmp_path}: is a folder; allowed: a YAML file, or a shipped"
-    )
+    assert lines(str(tmp_path))[0].startswith(f"recipe {tmp_path}: is a folder; allowed: a YAML file, or a shipped")
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
     assert lines(str(binary)) == [f"{binary}: can't be read as text: invalid start byte"]
 
 
-def test_prompts_file_beside_the_recipe_or_here(
-    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_file_beside_the_recipe_or_here(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -185,9 +181,7 @@ def test_prompts_file_beside_the_recipe_or_here(
     (here / "empty.txt").write_text("\n")
     loaded = load(recipe, ["prompts=beside.txt"])
     assert loaded.config.prompts == ("one", "two ${x}")
-    assert (
-        from_yaml(loaded.yaml, "config.yaml").config == loaded.config
-    )  # the prompts are stored, not the path
+    assert from_yaml(loaded.yaml, "config.yaml").config == loaded.config  # the prompts are stored, not the path
     assert load(recipe, ["prompts=local.txt"]).config.prompts == ("three",)
     assert lines(recipe, "prompts=empty.txt") == [
         "prompts = empty.txt: the file is empty; allowed: one prompt per line"

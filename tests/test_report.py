@@ -45,9 +45,7 @@ def png(rng: np.random.Generator, level: float, side: int = 32) -> bytes:
     return out.getvalue()
 
 
-def write_samples(
-    run: Path, round_: int, count: int = 12, prompts: Sequence[str] = PROMPTS, side: int = 32
-) -> None:
+def write_samples(run: Path, round_: int, count: int = 12, prompts: Sequence[str] = PROMPTS, side: int = 32) -> None:
     rng = np.random.default_rng(round_)
     rows = {
         "sample": list(range(count)),

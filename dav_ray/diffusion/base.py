@@ -43,6 +43,11 @@ class Kernel(Protocol):
         """KL(self || other) [B] float32, summed over the event; 0 where there is no variance."""
         ...
 
+    def blend(self, candidates: Tensor, weights: Tensor) -> Tensor:
+        """One outcome [B, *event] whose nll has, in expectation over the candidates, the gradient of the weighted mean
+        of theirs, with less noise. candidates [B, M, *event] drawn from this kernel; weights [B, M] sum to 1."""
+        ...
+
     def detach(self) -> Kernel:
         """The same kernel without its autograd graph."""
         ...

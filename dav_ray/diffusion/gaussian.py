@@ -15,7 +15,7 @@ from dav_ray.noise import Draws
 
 @dataclass(frozen=True)
 class GaussianKernel:
-    """N(mean, diag(std^2)). mean [B, *event]; std broadcasts against it (one number per state, or one per dimension)."""
+    """N(mean, diag(std^2)). mean [B, *event]; std broadcasts against it (a number per state, or one per dimension)."""
 
     mean: Tensor
     std: Tensor
@@ -41,6 +41,12 @@ class GaussianKernel:
     def tilt(self, grad: Tensor) -> GaussianKernel:
         """N(m, s^2) exp(<g, x>) is proportional to N(m + s^2 g, s^2)."""
         return GaussianKernel(self.mean + self.std.square() * grad, self.std)
+
+    def blend(self, candidates: Tensor, weights: Tensor) -> Tensor:
+        """mean + sum_m (w_m - 1/M) x_m. The nll's gradient is linear in the outcome, so the weighted mean stands for
+        all; sum_m x_m / M - mean, zero in expectation whatever is fitted, is taken out of it (a control variate)."""
+        excess = (weights - 1 / weights.shape[1]).to(candidates)
+        return self.mean + torch.einsum("bm,bm...->b...", excess, candidates)
 
     def detach(self) -> GaussianKernel:
         return GaussianKernel(self.mean.detach(), self.std)
@@ -79,7 +85,8 @@ class DDIMSchedule:
         self.prediction_type: str = config.prediction_type
         self.clip: float | None = config.clip_sample_range if config.clip_sample else None
         stride = config.num_train_timesteps // steps
-        tau = scheduler.timesteps.tolist()  # descending: tau[0] belongs to t = T
+        # descending: tau[0] belongs to t = T; cut, since rounding gives some trailing schedules one entry too many, -1
+        tau = scheduler.timesteps.tolist()[:steps]
         alphas = scheduler.alphas_cumprod.double()
         bar = [float(alphas[s]) for s in tau]
         prev = [float(alphas[s - stride] if s >= stride else scheduler.final_alpha_cumprod) for s in tau]

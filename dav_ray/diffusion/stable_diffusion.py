@@ -1,4 +1,4 @@
-"""Any `StableDiffusionPipeline` with a DDIM-type scheduler as a `Diffusion`: latents, classifier-free guidance, adapters.
+"""Any `StableDiffusionPipeline` with a DDIM-type scheduler as a `Diffusion`: guidance, adapters, precision.
 
 The policy is the UNet with LoRA adapters (the reference: the same network, adapters off) or with its full weights
 trained (the reference: a frozen copy).
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dav_ray.config import Config
 from dav_ray.diffusion.base import Prediction
-from dav_ray.diffusion.gaussian import DDIMSchedule, GaussianKernel, rows_per_call
+from dav_ray.diffusion.gaussian import DDIMSchedule, rows_per_call
 from dav_ray.noise import Draws
 from dav_ray.types import Cost, StepLoss, Transitions
 
@@ -35,11 +35,18 @@ class Parts:
     scheduler: Any  # DDIMScheduler
 
     @classmethod
-    def load(cls, path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None) -> Parts:
-        from diffusers import DDIMScheduler, StableDiffusionPipeline
+    def load(
+        cls, path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None
+    ) -> Parts:
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         pipe: Any = StableDiffusionPipeline.from_pretrained(
-            path, torch_dtype=DTYPES[dtype], variant=variant, revision=revision, safety_checker=None,
+            path,
+            torch_dtype=DTYPES[dtype],
+            variant=variant,
+            revision=revision,
+            safety_checker=None,
             requires_safety_checker=False,
         )
         scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -80,14 +87,25 @@ class StableDiffusion:
 
     @classmethod
     def build(
-        cls, config: Config, path: str, *, device: str = "cpu", autocast: str = "float32", micro_batch: int | None = None
+        cls,
+        config: Config,
+        path: str,
+        *,
+        device: str = "cpu",
+        autocast: str = "float32",
+        micro_batch: int | None = None,
     ) -> StableDiffusion:
         """The model of a configuration, policy added; `path` is a folder or hub id."""
         model, search = config.model, config.search
         parts = Parts.load(path, dtype=model.dtype, variant=model.variant, revision=model.revision)
         diffusion = cls(
-            parts, steps=search.steps, eta=search.eta, guidance_scale=search.guidance_scale,
-            micro_batch=micro_batch or search.micro_batch, device=device, autocast=autocast,
+            parts,
+            steps=search.steps,
+            eta=search.eta,
+            guidance_scale=search.guidance_scale,
+            micro_batch=micro_batch or search.micro_batch,
+            device=device,
+            autocast=autocast,
         )
         if config.mstep.parameters == "lora":
             lora = config.mstep.lora
@@ -110,8 +128,10 @@ class StableDiffusion:
         self.adapted = True
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            # peft types the scale as int, and multiplies by it: any float will do
+            scale: Any = alpha
             unet.add_adapter(
-                LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian")
+                LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets), init_lora_weights="gaussian")
             )
         for parameter in unet.parameters():
             if parameter.requires_grad:
@@ -212,7 +232,10 @@ class StableDiffusion:
         if condition not in self._embeddings:
             tokenizer, encoder = self._parts.tokenizer, self._parts.text_encoder
             ids = tokenizer(
-                condition, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                condition,
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
                 return_tensors="pt",
             ).input_ids
             self._embeddings[condition] = encoder(ids.to(self._device))[0][0].to(self._dtype)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dav_ray.config import MStep
 from dav_ray.diffusion.base import Diffusion
-from dav_ray.noise import generator
 from dav_ray.mstep.objective import Rows, accumulate, batches
+from dav_ray.noise import generator
 
 
 @dataclass
@@ -39,14 +39,16 @@ class Fitter:
     """
 
     def __init__(
-        self, diffusion: Diffusion, config: MStep, seed: int,
-        defer: Callable[[], AbstractContextManager] = nullcontext, device: str = "cpu",
+        self,
+        diffusion: Diffusion,
+        config: MStep,
+        seed: int,
+        defer: Callable[[], AbstractContextManager] = nullcontext,
+        device: str = "cpu",
     ) -> None:
         self._diffusion, self._config, self._seed, self._defer = diffusion, config, seed, defer
         self._parameters = [p for p in diffusion.trainable().parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
 
     def fit(self, round: int, groups: Iterable[Rows]) -> dict[str, float]:
@@ -77,10 +79,16 @@ class Fitter:
             return  # the same on every rank
         _, world = _rank_and_world()
         self.optimizer.zero_grad(set_to_none=True)
-        # DDP averages over ranks: times world / real makes it the mean over the real transitions, times T the sum over t
+        # DDP averages over ranks: world / real makes it the mean over the real transitions, T the sum over t
         nll, kl = accumulate(
-            self._diffusion, rows, index, t, kl=self._config.kl, scale=self._diffusion.steps * world / real,
-            micro_batch=self._config.micro_batch, backward=lambda loss: self._scaler.scale(loss).backward(),
+            self._diffusion,
+            rows,
+            index,
+            t,
+            kl=self._config.kl,
+            scale=self._diffusion.steps * world / real,
+            micro_batch=self._config.micro_batch,
+            backward=lambda loss: self._scaler.scale(loss).backward(),
             defer=self._defer,
         )
         self._scaler.unscale_(self.optimizer)
@@ -118,7 +126,10 @@ def pad(rows: Rows) -> Rows:
         return rows
     last = [len(rows) - 1] * missing
     copies = Rows(
-        rows.states[last], tuple(rows.conditions[-1] for _ in last), torch.zeros(missing, dtype=torch.float64),
+        rows.states[last],
+        None if rows.targets is None else rows.targets[last],
+        tuple(rows.conditions[-1] for _ in last),
+        torch.zeros(missing, dtype=torch.float64),
         torch.zeros(missing, dtype=torch.bool),
     )
     return rows + copies
@@ -136,4 +147,3 @@ def total(value: float, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> floa
 
 def _rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-

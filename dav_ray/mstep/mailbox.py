@@ -1,13 +1,20 @@
 """Where driver and trainer meet: an async actor on the driver's node. It holds nothing that storage could not rebuild.
 
-The driver posts a round's job and its groups; ranks poll for them; rank 0 hands in the result and the new weights, which
-the search workers fetch from here. Nobody waits inside a call: every answer comes at once, None meaning "not yet".
+The driver posts a round's job and its groups; ranks poll for them; rank 0 hands in the result and the new weights,
+which the search workers fetch from here. Nobody waits inside a call: an answer comes at once, None meaning "not yet".
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+import ray
+
+
+def ask(answer: Any, timeout_s: float | None = None) -> Any:
+    """What an actor answers; handles are untyped, and so is this."""
+    return ray.get(answer, timeout=timeout_s)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The M-step's objective (arXiv 2510.00502, M-step), a pure function of a batch of transitions.
 
-    mean_i W_i sum_t ( -log p_theta(x_{t-1} | x_t, c) + lambda KL(p_theta || p_theta0) ),   mean W_i = 1
+mean_i W_i sum_t ( -log p_theta(x_{t-1} | x_t, c) + lambda KL(p_theta || p_theta0) ),   mean W_i = 1
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Rows:
     """The accepted trajectories that one rank holds, n of them."""
 
     states: Tensor  # [n, T+1, *event] float32, x_T first
+    targets: Tensor | None  # [n, T, *event], fitted in place of the next state
     conditions: tuple[str, ...]
     weights: Tensor  # [n] float64, W_i
     real: Tensor  # [n] bool, False for rows that only pad (their weight is 0)
@@ -32,11 +33,13 @@ class Rows:
         """Pairs (x_t, x_{t-1}) of the rows [N] at the steps t [N] in 1..T."""
         at = self.states.shape[1] - 1 - t  # x_T first: x_t stands at T - t
         conditions = [self.conditions[i] for i in rows.tolist()]
-        return Transitions(self.states[rows, at], self.states[rows, at + 1], t, conditions)
+        x_prev = self.states[rows, at + 1] if self.targets is None else self.targets[rows, at]
+        return Transitions(self.states[rows, at], x_prev, t, conditions)
 
     def __add__(self, other: Rows) -> Rows:
         return Rows(
             torch.cat([self.states, other.states]),
+            None if self.targets is None or other.targets is None else torch.cat([self.targets, other.targets]),
             self.conditions + other.conditions,
             torch.cat([self.weights, other.weights]),
             torch.cat([self.real, other.real]),
@@ -44,7 +47,7 @@ class Rows:
 
 
 def weighted_sum(loss: StepLoss, weights: Tensor, kl: float) -> Tensor:
-    """sum_n W_n (nll_n + lambda kl_n), a scalar; divide by the number of transitions and multiply by T for the objective."""
+    """sum_n W_n (nll_n + lambda kl_n), a scalar: times T over the number of transitions it is the objective."""
     return (weights.to(loss.nll) * (loss.nll + kl * loss.kl)).sum()
 
 
@@ -56,13 +59,21 @@ def batches(rows: Rows, steps: int, size: int, generator: torch.Generator) -> It
 
 
 def accumulate(
-    diffusion: Diffusion, rows: Rows, index: Tensor, t: Tensor, *, kl: float, scale: float, micro_batch: int,
-    backward: Callable[[Tensor], None] = Tensor.backward, defer: Callable[[], AbstractContextManager] = nullcontext,
+    diffusion: Diffusion,
+    rows: Rows,
+    index: Tensor,
+    t: Tensor,
+    *,
+    kl: float,
+    scale: float,
+    micro_batch: int,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+    defer: Callable[[], AbstractContextManager] = nullcontext,
 ) -> tuple[float, float]:
     """Gradients of scale * sum_n W_n (nll_n + lambda kl_n) over a batch, micro-batch by micro-batch.
 
-    `defer()` surrounds all micro-batches but the last: the ranks exchange gradients once per batch. Returns the weighted
-    sums of nll and of kl over the batch.
+    `defer()` surrounds all micro-batches but the last: the ranks exchange gradients once per batch. Returns the
+    weighted sums of nll and of kl over the batch.
     """
     nll = kld = 0.0
     parts = list(zip(index.split(micro_batch), t.split(micro_batch), strict=True))

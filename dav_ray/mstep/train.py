@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from dav_ray.config import Config
-from dav_ray.mstep.mailbox import Job
+from dav_ray.mstep.mailbox import Job, ask
 
 POLL_S = 0.1
 
@@ -77,7 +75,7 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     mailbox = ray.get_actor(spec.mailbox, namespace=spec.namespace)
     learner = Learner(spec)
     while True:
-        job = ray.get(mailbox.job.remote(rank))
+        job = ask(mailbox.job.remote(rank))
         if job == "stop":
             return
         if job is None or learner.version > job.base:
@@ -86,7 +84,7 @@ def train_loop(loop_config: dict[str, Any]) -> None:
         try:
             learner.train(job, _groups(mailbox, job, rank), mailbox, rank)
         except DataFault as fault:
-            ray.get(mailbox.fail.remote(str(fault)))
+            ask(mailbox.fail.remote(str(fault)))
             raise
 
 
@@ -112,14 +110,21 @@ class Learner:
         torch.set_num_threads(config.roles.train.threads)
         device = str(get_device())
         self._diffusion = StableDiffusion.build(
-            config, model_path(config.model.path), device=device, autocast=config.mstep.precision,
+            config,
+            model_path(config.model.path),
+            device=device,
+            autocast=config.mstep.precision,
             micro_batch=config.mstep.micro_batch,
         )
         wrapped = self._diffusion.parallelise(lambda module: prepare_model(module, move_to_device=False))
         defer = getattr(wrapped, "no_sync", None)  # only the DDP wrapper has it
         device_type = device.split(":")[0]
         self._fitter = Fitter(
-            self._diffusion, config.mstep, config.seed, device=device_type, **({"defer": defer} if defer else {})
+            self._diffusion,
+            config.mstep,
+            config.seed,
+            device=device_type,
+            **({"defer": defer} if defer else {}),
         )
         self._config, self._storage = config, open_storage(spec.run_dir)
         self.version = 0
@@ -137,7 +142,7 @@ class Learner:
         if rank == 0:
             policy.save(self._storage, self.version, self._diffusion, self._fitter.optimizer)
             weights = policy.get_weights(self._diffusion)
-            ray.get(mailbox.hand_in.remote(job.round, metrics, self.version, weights))
+            ask(mailbox.hand_in.remote(job.round, metrics, self.version, weights))
 
     def _restore(self, version: int) -> None:
         """Go on from a stored policy, after a restart."""
@@ -156,7 +161,7 @@ def _groups(mailbox: Any, job: Job, rank: int) -> Iterator[Any]:
     from dav_ray import buffer
 
     for number in range(job.groups):
-        while (posted := ray.get(mailbox.group.remote(job.round, number, rank))) is None:
+        while (posted := ask(mailbox.group.remote(job.round, number, rank))) is None:
             time.sleep(POLL_S)
         share, weights = posted
         tables = list(share.iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray import exceptions
 
 POLL_S = 0.5
 
@@ -79,9 +80,11 @@ class RewardPools:
         while True:
             try:
                 return ray.get(ref, timeout=max(0.0, deadline - time.monotonic()))
-            except ray.exceptions.GetTimeoutError as error:
-                raise TimeoutError(f"no answer from reward actors {self._pools[pool]} in {self._timeout_s} s") from error
-            except ray.exceptions.RayActorError as error:
+            except exceptions.GetTimeoutError as error:
+                raise TimeoutError(
+                    f"no answer from reward actors {self._pools[pool]} in {self._timeout_s} s"
+                ) from error
+            except exceptions.RayActorError as error:
                 # dead or restarting: back off, then ask the next replica
                 if time.monotonic() + POLL_S > deadline:
                     raise TimeoutError(f"reward actors {self._pools[pool]} stayed unavailable") from error

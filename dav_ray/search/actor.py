@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray import exceptions
 
 from dav_ray.config import Config
 from dav_ray.types import Chunk, Cost, EvaluationChunk
@@ -62,7 +63,7 @@ class SearchActor:
         self._diffusion = StableDiffusion.build(config, model_path(config.model.path), device=role_device())
         pools = RewardPools(spec.reward_pools, spec.namespace, config.roles.reward.call_timeout_s)
         self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], pools)
-        self._search = strategy(config.search)
+        self._search = strategy(config.search, blend=config.mstep.candidates == "all")
         self._judges: Any = None
         self._initial = _copy_weights(self._diffusion)
 
@@ -90,8 +91,18 @@ class SearchActor:
         self._storage.write(path, data)
         weights = None if found.log_weight is None else tuple(found.log_weight.tolist())
         return table, ChunkMeta(
-            chunk.index, path, sha256, table.num_rows, chunk.policy_version, chunk.trajectories, chunk.conditions,
-            tuple(found.reward.tolist()), weights, tuple(found.ess.tolist()), found.cost, time.monotonic() - start,
+            chunk.index,
+            path,
+            sha256,
+            table.num_rows,
+            chunk.policy_version,
+            chunk.trajectories,
+            chunk.conditions,
+            tuple(found.reward.tolist()),
+            weights,
+            tuple(found.ess.tolist()),
+            found.cost,
+            time.monotonic() - start,
         )
 
     @ray.method(num_returns=2)
@@ -121,7 +132,7 @@ class SearchActor:
         try:
             mailbox = ray.get_actor(self._spec.mailbox, namespace=self._spec.namespace)
             return ray.get(mailbox.weights.remote(version), timeout=60)
-        except (ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        except (ValueError, exceptions.RayActorError, exceptions.GetTimeoutError):
             return None  # the mailbox is rebuilt or gone: storage has every version
 
 

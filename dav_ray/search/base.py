@@ -37,14 +37,15 @@ class Search(Protocol):
         ...
 
 
-def strategy(config: SearchConfig) -> Search:
+def strategy(config: SearchConfig, *, blend: bool = False) -> Search:
+    """The configured search; blend: its trajectories carry all candidates to the M-step (mstep.candidates: all)."""
     from dav_ray.search.best_of_n import BestOfN
     from dav_ray.search.dav import Dav
     from dav_ray.search.none import NoSearch
 
     match config.kind:
         case "dav":
-            return Dav(config.candidates, config.alpha, config.gamma, config.gradient, config.beta)
+            return Dav(config.candidates, config.alpha, config.gamma, config.gradient, config.beta, blend)
         case "best_of_n":
             return BestOfN(config.candidates)
         case "none":
@@ -55,9 +56,7 @@ Observer = Callable[[Tensor, int, Kernel], None]  # (x_t, t, kernel at x_t)
 
 
 @torch.no_grad()
-def ancestral(
-    diffusion: Diffusion, conditions: Sequence[str], noise: Noise, observe: Observer | None = None
-) -> Tensor:
+def ancestral(diffusion: Diffusion, conditions: Sequence[str], noise: Noise, observe: Observer | None = None) -> Tensor:
     """Plain sampling, T network evaluations each: states [T+1, B, *event], x_T first."""
     x = diffusion.prior(conditions, noise.at(diffusion.steps))
     states = [x]

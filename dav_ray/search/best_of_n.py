@@ -30,5 +30,11 @@ class BestOfN:
         best = torch.arange(batch) * self.num + rewards.argmax(dim=1)
         cost = diffusion.cost - before + Cost(reward=len(repeated))
         return Trajectories(
-            states[:, best], samples[best], rewards.amax(dim=1), None, torch.ones(batch, dtype=torch.float64), cost
+            states[:, best],
+            None,
+            samples[best],
+            rewards.amax(dim=1),
+            None,
+            torch.ones(batch, dtype=torch.float64),
+            cost,
         )

@@ -9,6 +9,7 @@ log W makes the accepted trajectories properly weighted for anchor(tau) exp(r(x_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,20 +17,26 @@ from torch import Tensor
 from dav_ray.diffusion.base import Diffusion, Kernel, Prediction
 from dav_ray.noise import KeyedNoise
 from dav_ray.search.base import Scorer
-from dav_ray.search.weights import choose, effective_size, logmeanexp, value
+from dav_ray.search.weights import choose, effective_size, logmeanexp, probabilities, value
 from dav_ray.types import Cost, Trajectories
 
 
+@dataclass(frozen=True)
 class Dav:
     """candidates M >= 1; alpha > 0; gamma in (0, 1]; gradient: tilt the proposal; beta: share of the pretrained model
-    in the anchor p_theta^(1-beta) p_theta0^beta (0 current, 1 pretrained).
+    in the anchor p_theta^(1-beta) p_theta0^beta (0 current, 1 pretrained); blend: return targets that carry all
+    candidates to the M-step.
 
     Network evaluations per trajectory: 1 + (T-1) M without gradient (the winner's prediction serves the next step),
     T + (T-1) M with it; T reference evaluations more where beta > 0.
     """
 
-    def __init__(self, candidates: int, alpha: float, gamma: float, gradient: bool, beta: float) -> None:
-        self.candidates, self.alpha, self.gamma, self.gradient, self.beta = candidates, alpha, gamma, gradient, beta
+    candidates: int
+    alpha: float
+    gamma: float
+    gradient: bool
+    beta: float
+    blend: bool = False
 
     @torch.no_grad()
     def __call__(
@@ -37,15 +44,14 @@ class Dav:
     ) -> Trajectories:
         before, calls, batch = diffusion.cost, 0, len(conditions)
         x = diffusion.prior(conditions, noise.at(diffusion.steps))
-        states, sizes = [x], []
+        states, targets, sizes = [x], [], []
         prediction: Prediction | None = None
         log_weight = torch.zeros(batch, dtype=torch.float64)
         kept = torch.zeros(batch, dtype=torch.float64)  # V(x_t) of the state that was kept; V(x_T) := 0
         sample = reward = torch.empty(0)
         for t in range(diffusion.steps, 0, -1):
             rng = noise.at(t - 1)
-            stochastic = not diffusion.deterministic(t)
-            num = self.candidates if stochastic else 1
+            num = 1 if diffusion.deterministic(t) else self.candidates
             prediction, q, scored = self._propose(diffusion, scorer, x, t, conditions, prediction)
             candidates = q.sample(num, rng)
             log_ratio = self._log_ratio(diffusion, prediction.kernel, q, candidates, x, t, conditions)
@@ -54,21 +60,34 @@ class Dav:
 
             v = value(rewards, self.alpha, self.gamma, t - 1).reshape(batch, num)
             log_w = v + log_ratio
-            winner = choose(log_w, rng.uniform(()))
-            flat = torch.arange(batch) * num + winner
+            row = torch.arange(batch) * num + choose(log_w, rng.uniform(()))
             log_weight += logmeanexp(log_w) - kept
-            kept = v.flatten()[flat]
-            x = candidates.flatten(0, 1)[flat.to(x.device)]
-            prediction = children.take(flat.to(x.device)) if children else None
-            states.append(x)
-            if stochastic:
+            kept, reward = v.flatten()[row], rewards[row]
+            if not diffusion.deterministic(t):
                 sizes.append(effective_size(log_w))
-            sample, reward = decoded[flat.to(x.device)], rewards[flat]
-        cost = diffusion.cost - before + Cost(reward=calls)
-        return Trajectories(torch.stack(states), sample, reward, log_weight, torch.stack(sizes).mean(0), cost)
+            if self.blend:
+                targets.append(q.blend(candidates, probabilities(log_w)) if num > 1 else candidates[:, 0])
+            row = row.to(x.device)
+            x, sample = candidates.flatten(0, 1)[row], decoded[row]
+            prediction = children.take(row) if children else None
+            states.append(x)
+        return Trajectories(
+            torch.stack(states),
+            torch.stack(targets) if targets else None,
+            sample,
+            reward,
+            log_weight,
+            torch.stack(sizes).mean(0),
+            diffusion.cost - before + Cost(reward=calls),
+        )
 
     def _propose(
-        self, diffusion: Diffusion, scorer: Scorer, x: Tensor, t: int, conditions: Sequence[str],
+        self,
+        diffusion: Diffusion,
+        scorer: Scorer,
+        x: Tensor,
+        t: int,
+        conditions: Sequence[str],
         known: Prediction | None,
     ) -> tuple[Prediction, Kernel, int]:
         """The prediction at x_t, the proposal q, and the number of reward calls this took."""
@@ -87,7 +106,13 @@ class Dav:
         return prediction, prediction.kernel.tilt(g), len(conditions)
 
     def _log_ratio(
-        self, diffusion: Diffusion, kernel: Kernel, q: Kernel, candidates: Tensor, x: Tensor, t: int,
+        self,
+        diffusion: Diffusion,
+        kernel: Kernel,
+        q: Kernel,
+        candidates: Tensor,
+        x: Tensor,
+        t: int,
         conditions: Sequence[str],
     ) -> Tensor:
         """log p_anchor(x_m | x_t) - log q(x_m | x_t), [B, M] float64; zero where the step has no density."""

@@ -27,4 +27,4 @@ class NoSearch:
         # A plain sample is properly weighted by exp(r / alpha) for the current policy's tilt; for no other anchor.
         log_weight = reward / self.alpha if self.beta == 0 else None
         cost = diffusion.cost - before + Cost(reward=len(conditions))
-        return Trajectories(states, sample, reward, log_weight, torch.ones_like(reward), cost)
+        return Trajectories(states, None, sample, reward, log_weight, torch.ones_like(reward), cost)

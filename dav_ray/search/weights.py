@@ -13,7 +13,7 @@ VALUE_FLOOR = -1e9
 
 
 def value(reward: Tensor, alpha: float, gamma: float, t: int) -> Tensor:
-    """V(x_t) = gamma^t r(x0_hat(x_t)) / alpha (arXiv 2510.00502, E-step), finite for t >= 1; V(x_0) = r(x_0) / alpha."""
+    """V(x_t) = gamma^t r(x0_hat(x_t)) / alpha (arXiv 2510.00502), finite for t >= 1; V(x_0) = r(x_0) / alpha."""
     v = gamma**t * reward.double() / alpha
     return v.clamp_min(VALUE_FLOOR) if t > 0 else v
 
@@ -23,15 +23,17 @@ def logmeanexp(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w.double(), dim=1) - math.log(log_w.shape[1])
 
 
-def choose(log_w: Tensor, u: Tensor) -> Tensor:
-    """One index per row drawn from softmax(log_w) by inversion of u [B] in [0, 1). log_w [B, M] -> [B] int64.
-
-    A row whose weights are all zero (-inf) is drawn uniformly: it carries weight 0 and only has to exist.
-    """
+def probabilities(log_w: Tensor) -> Tensor:
+    """softmax(log_w) over candidates, [B, M] -> [B, M]; uniform where all weights are zero (-inf): such a row carries
+    weight 0 and only has to exist."""
     log_w = log_w.double()
     dead = torch.isneginf(log_w).all(dim=1, keepdim=True)
-    probabilities = torch.softmax(torch.where(dead, torch.zeros_like(log_w), log_w), dim=1)
-    cumulative = probabilities.cumsum(dim=1)
+    return torch.softmax(torch.where(dead, torch.zeros_like(log_w), log_w), dim=1)
+
+
+def choose(log_w: Tensor, u: Tensor) -> Tensor:
+    """One index per row drawn from softmax(log_w) by inversion of u [B] in [0, 1). log_w [B, M] -> [B] int64."""
+    cumulative = probabilities(log_w).cumsum(dim=1)
     # scaled by the last entry, so that rounding can never choose past the end
     index = torch.searchsorted(cumulative, u.double().unsqueeze(1) * cumulative[:, -1:], right=True)
     return index.squeeze(1).clamp_max(log_w.shape[1] - 1)

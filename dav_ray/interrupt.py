@@ -1,0 +1,45 @@
+"""SIGINT and SIGTERM end a run with exit code 130 or 143: everything committed is in the manifest already.
+
+The signal raises SystemExit wherever the driver is. Native code in between may swallow or translate an exception, so
+the signal is remembered too: waits ask `check`, and whatever surfaces after a signal leaves as its exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import types
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_received: list[int] = []
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """For the main thread; Ray installs handlers of its own in `ray.init`, so enter this after it."""
+
+    def stop(signum: int, frame: types.FrameType | None) -> None:
+        first = not _received
+        _received.append(signum)
+        if first:  # a second signal must not break the way out
+            raise SystemExit(128 + signum)
+
+    previous = [signal.signal(number, stop) for number in SIGNALS]
+    try:
+        yield
+        check()
+    except BaseException:
+        check()
+        raise
+    finally:
+        for number, handler in zip(SIGNALS, previous, strict=True):
+            signal.signal(number, handler)
+        _received.clear()
+
+
+def check() -> None:
+    """SystemExit if a signal has come."""
+    if _received:
+        raise SystemExit(128 + _received[0])

@@ -1,0 +1,55 @@
+"""The run's metrics in experiment trackers (TensorBoard, Weights & Biases, MLflow), through accelerate's classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dav_ray.config import Track
+from dav_ray.errors import UserError
+
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+class Trackers:
+    """Names as in metrics.jsonl, one step per round. Nothing is imported where no tracker is configured."""
+
+    def __init__(self, config: Track, run_name: str, directory: str, settings: dict[str, Any]) -> None:
+        """directory: a local folder for what trackers write to disk. UserError: a tracker that is not installed."""
+        self._trackers: list[Any] = []
+        if not config.kinds:
+            return
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState(cpu=True)  # accelerate's trackers ask it whether this is the main process
+        for kind in config.kinds:
+            try:
+                __import__(PACKAGES[kind])
+            except ImportError:
+                raise UserError(f"track.kinds = {kind}: is not installed; pip install 'dav_ray[{kind}]'") from None
+            cls = LOGGER_TYPE_TO_CLASS[kind]
+            options = {"logging_dir": directory} if cls.requires_logging_directory else {}
+            name = run_name if kind == "tensorboard" else config.project
+            tracker = cls(name, **options)
+            tracker.start()
+            tracker.store_init_configuration(_flat(settings))
+            self._trackers.append(tracker)
+
+    def log(self, round: int, values: dict[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(values, step=round)
+
+    def finish(self) -> None:
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values that every tracker takes: numbers, booleans and text."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return flat

@@ -1,0 +1,89 @@
+"""The weights of the search against their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dav_ray.search.weights import VALUE_FLOOR, choose, effective_size, logmeanexp, normalise, value
+
+INF = math.inf
+
+
+def table(*rows: list[float]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("t", [0, 1, 2, 5])
+def test_value_is_the_discounted_reward_over_alpha(t: int) -> None:
+    reward = torch.tensor([2.0, -3.0])
+
+    assert value(reward, alpha=0.5, gamma=0.9, t=t).dtype == torch.float64
+    assert value(reward, alpha=0.5, gamma=0.9, t=t).tolist() == pytest.approx([4 * 0.9**t, -6 * 0.9**t], rel=1e-12)
+
+
+def test_only_the_value_of_the_last_state_may_be_infinite() -> None:
+    reward = table([-INF, -1e12, 1.0])[0]
+
+    assert value(reward, 0.5, 0.9, 0).tolist() == [-INF, -2e12, 2.0]
+    assert value(reward, 0.5, 0.9, 1).tolist() == [VALUE_FLOOR, VALUE_FLOOR, 1.8]
+
+
+def test_logmeanexp_is_the_log_of_the_mean_weight() -> None:
+    weights = table([1.0, 2.0, 6.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0])
+
+    assert logmeanexp(weights.log()).tolist() == pytest.approx([math.log(3), 0.0, -INF], abs=1e-12)
+    assert logmeanexp(table([1e6, 1e6 + math.log(3)])).item() == pytest.approx(1e6 + math.log(2), abs=1e-9)
+    assert logmeanexp(table([-1.25])).item() == -1.25
+
+
+@pytest.mark.parametrize("shift", [0.0, 700.0, -1e6])
+def test_choose_has_the_frequencies_of_the_softmax(shift: float) -> None:
+    """On a grid of u, inversion gives each candidate its share exactly, up to one point at either edge."""
+    weights, num = torch.tensor([1.0, 0.0, 5.0, 2.0], dtype=torch.float64), 8000
+    u = (torch.arange(num, dtype=torch.float64) + 0.5) / num
+    counts = torch.bincount(choose((weights.log() + shift).expand(num, 4), u), minlength=4)
+
+    assert counts[1] == 0
+    assert (counts - num * weights / 8).abs().max() <= 1
+
+
+def test_choose_inverts_u_row_by_row() -> None:
+    log_w = table([1.0, 1.0], [3.0, 1.0], [1.0, 3.0], [0.0, 1.0]).log()
+    u = torch.tensor([0.49, 0.74, 0.26, 0.0], dtype=torch.float64)
+
+    assert choose(log_w, u).tolist() == [0, 0, 1, 1]
+
+
+def test_choose_never_takes_a_candidate_without_weight() -> None:
+    below_one = math.nextafter(1.0, 0.0)
+    log_w = table([-INF, 0.0, -INF, 1.0, -INF]).expand(3, 5)
+
+    assert choose(log_w, torch.tensor([0.0, 0.5, below_one], dtype=torch.float64)).tolist() == [1, 3, 3]
+
+
+def test_rows_without_any_weight_are_drawn_uniformly() -> None:
+    u = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
+
+    assert choose(torch.full((4, 4), -INF), u).tolist() == [0, 1, 2, 3]
+
+
+def test_effective_size() -> None:
+    weights = table([1, 1, 1, 1], [0, 0, 7, 0], [2, 2, 0, 0], [1, 2, 3, 4], [0, 0, 0, 0])
+
+    assert effective_size(weights.log()).tolist() == pytest.approx([4, 1, 2, 100 / 30, 0])
+    assert effective_size(weights.log() - 1e5).tolist() == pytest.approx([4, 1, 2, 100 / 30, 0])
+
+
+def test_normalise_gives_mean_one_within_each_condition() -> None:
+    log_weight = [math.log(1) + 900, math.log(4) - 900, math.log(3) + 900, math.log(12) - 900, -INF]
+    weights = normalise(log_weight, ["a", "b", "a", "b", "b"])
+
+    assert weights == pytest.approx([0.5, 3 * 4 / 16, 1.5, 3 * 12 / 16, 0.0])
+
+
+def test_a_condition_without_any_weight_stays_at_zero() -> None:
+    assert normalise([-INF, -INF, 5.0], ["a", "a", "b"]) == [0.0, 0.0, 1.0]

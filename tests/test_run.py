@@ -1,0 +1,242 @@
+"""Whole runs through the command line, on an embedded Ray: what a user sees, and what is left in the run directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from tests.tiny import save_tiny
+
+RUN = [sys.executable, "-m", "dav_ray", "run"]
+ENV = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+
+
+def recipe(folder: Path, **changes: Any) -> Path:
+    """A recipe over a pipeline with random weights: 3 chunks of 3, 3 and 1 trajectories a round."""
+    settings: dict[str, Any] = {
+        "rounds": 2,
+        "model": {"path": str(folder / "pipeline")},
+        "prompts": ["a", "b", "c"],
+        "reward": {"kind": "jpeg_compressibility"},
+        "search": {
+            "candidates": 2,
+            "alpha": 0.01,
+            "steps": 4,
+            "guidance_scale": 2.0,
+            "trajectories": 7,
+            "chunk": 3,
+        },
+        "mstep": {"batch_size": 16, "lora": {"rank": 2}},
+        "evaluate": {"samples": 6, "batch": 4, "kl_samples": 2, "grid": 6},
+        "roles": {
+            "search": {"replicas": 2, "cpus": 0.5},
+            "reward": {"replicas": 1, "cpus": 0.25},
+            "train": {"replicas": 2, "cpus": 0.5},
+        },
+    }
+    settings.update(changes)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*RUN, *words], cwd=folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == code, output
+    return output
+
+
+def events(run_dir: Path) -> list[dict[str, Any]]:
+    file = run_dir / "events.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for(run_dir: Path, name: str, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while sum(event["event"] == name for event in events(run_dir)) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"no {name} in time"
+        time.sleep(0.05)
+
+
+def shards(run_dir: Path) -> dict[str, str]:
+    """Every committed shard's path and the checksum of what lies there."""
+    named = [
+        shard["path"]
+        for manifest in sorted((run_dir / "manifests").glob("*.json"))
+        for shard in json.loads(manifest.read_text())["shards"]
+    ]
+    return {path: hashlib.sha256((run_dir / path).read_bytes()).hexdigest() for path in named}
+
+
+def weights(run_dir: Path, version: int) -> bytes:
+    return (run_dir / f"policy/v{version:04d}/pytorch_lora_weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("run")
+    save_tiny(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """An undisturbed run."""
+    output = finish(start(folder, str(recipe(folder)), "--run-dir", "whole"), 0)
+    assert "report.html" in output and "round" in output
+    return folder / "whole"
+
+
+def test_the_run_directory_holds_what_the_contract_names(whole: Path) -> None:
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert (manifest["phase"], manifest["closed"], manifest["policy_version"]) == ("done", 2, 2)
+    assert {"ray", "torch", "diffusers"} <= set(manifest["versions"])
+    assert len(shards(whole)) == 6
+    assert all(path.endswith(f"-{checksum}.parquet") for path, checksum in shards(whole).items())
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["round"], line["role"]) for line in lines] == [
+        (0, "evaluate"),
+        *((round, role) for round in (1, 2) for role in ("search", "mstep", "evaluate")),
+    ]
+    search, mstep = lines[1], lines[2]
+    assert search["search/nfe_per_sample"] == 1 + (4 - 1) * 2
+    assert {"reward/mean", "reward/std", "search/ess", "search/samples_per_s", "time/estep_s"} <= set(search)
+    assert mstep["mstep/rows"] == 7
+    assert {"mstep/nll", "mstep/kl", "mstep/grad_norm", "time/mstep_s"} <= set(mstep)
+
+
+def test_every_trajectory_is_accepted_once(whole: Path) -> None:
+    for round in (1, 2):
+        tables = [pq.read_table(whole / p) for p in shards(whole) if f"round={round:04d}" in p]
+        numbers = [n for table in tables for n in table.column("trajectory").to_pylist()]
+        assert sorted(numbers) == list(range(7))
+        assert {v for table in tables for v in table.column("policy_version").to_pylist()} == {round - 1}
+        assert all(table.column("log_weight").null_count == 0 for table in tables)
+
+
+def test_the_same_command_again_changes_nothing(folder: Path, whole: Path) -> None:
+    def state() -> dict[str, int]:
+        return {str(p): p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+
+    before, clock = state(), time.monotonic()
+    output = finish(start(folder, str(recipe(folder)), "--run-dir", "whole"), 0)
+    assert "finished" in output and state() == before
+    assert time.monotonic() - clock < 15  # Ray is not even started
+
+
+def test_another_configuration_is_refused(folder: Path, whole: Path) -> None:
+    output = finish(start(folder, str(recipe(folder)), "search.alpha=0.5", "--run-dir", "whole"), 2)
+    assert "search.alpha" in output and "0.01" in output and "0.5" in output
+
+
+def test_the_policy_reproduces_the_runs_samples_in_diffusers(folder: Path, whole: Path) -> None:
+    import io
+
+    import numpy as np
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from PIL import Image
+
+    import dav_ray
+
+    pipe: Any = StableDiffusionPipeline.from_pretrained(folder / "pipeline", safety_checker=None)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.load_lora_weights(whole / "policy/v0002", weight_name="pytorch_lora_weights.safetensors")
+    rows = pq.read_table(whole / "evaluate/round-0002.parquet").to_pylist()
+    for loaded in (pipe, dav_ray.load(str(whole))):
+        loaded.set_progress_bar_config(disable=True)
+        generators = [torch.Generator().manual_seed(row["seed"]) for row in rows]
+        prompts = [row["condition"] for row in rows]
+        drawn = loaded(prompts, num_inference_steps=4, eta=1.0, guidance_scale=2.0, generator=generators).images
+        for row, image in zip(rows, drawn, strict=True):
+            stored = np.array(Image.open(io.BytesIO(row["image"]))).astype(int)
+            assert np.abs(stored - np.array(image)).max() <= 1  # rounding of another batch size
+
+
+def test_pretrained_and_aligned_samples_differ(whole: Path) -> None:
+    first, last = (pq.read_table(whole / f"evaluate/round-{r:04d}.parquet") for r in (0, 2))
+    assert first.column("seed").equals(last.column("seed"))
+    assert first.column("kl").drop_null().to_pylist() == [0.0, 0.0]
+    assert all(kl > 0 for kl in last.column("kl").drop_null().to_pylist())
+
+
+def test_sigterm_then_the_same_command_gives_the_undisturbed_result(folder: Path, whole: Path) -> None:
+    command = (str(recipe(folder)), "--run-dir", "stopped")
+    process = start(folder, *command)
+    wait_for(folder / "stopped", "chunk_committed", 4, process)  # in round 2
+    process.send_signal(signal.SIGTERM)
+    finish(process, 143)
+    committed = json.loads((folder / "stopped/manifest.json").read_text())
+    assert committed["closed"] == 1 and len(committed["shards"]) >= 1
+    finish(start(folder, *command), 0)
+    assert shards(folder / "stopped") == shards(whole)
+    assert weights(folder / "stopped", 2) == weights(whole, 2)
+    assert [e["epoch"] for e in events(folder / "stopped") if e["event"] == "driver_started"] == [1, 2]
+
+
+REWARDS = '''
+import time
+import torch
+from dav_ray.rewards.jpeg import JpegCompressibility
+
+class Nan:
+    differentiable = False
+    def __call__(self, samples, conditions):
+        return torch.full((len(samples),), float("nan"))
+
+class Slow(JpegCompressibility):
+    def __call__(self, samples, conditions):
+        time.sleep(0.3)
+        return super().__call__(samples, conditions)
+'''
+
+
+def test_a_nan_reward_ends_the_run_and_names_itself(folder: Path) -> None:
+    (folder / "own_rewards.py").write_text(REWARDS)
+    process = start(folder, str(recipe(folder)), "reward.kind=own_rewards:Nan", "--run-dir", "nan")
+    output = finish(process, 1)
+    (line,) = [line for line in output.splitlines() if line.startswith("dav-ray: ")]
+    assert "Nan" in line and "nan" in line and "chunk" in line
+    assert json.loads((folder / "nan/manifest.json").read_text())["shards"] == []
+
+
+def test_a_killed_search_worker_costs_time_not_results(folder: Path, whole: Path) -> None:
+    (folder / "own_rewards.py").write_text(REWARDS)
+    process = start(folder, str(recipe(folder)), "reward.kind=own_rewards:Slow", "--run-dir", "killed")
+    wait_for(folder / "killed", "chunk_committed", 1, process)
+    victims = subprocess.run(["pgrep", "-f", "ray::SearchActor"], capture_output=True, text=True).stdout.split()
+    mine = [int(pid) for pid in victims if _descends_from(int(pid), process.pid)]
+    os.kill(mine[0], signal.SIGKILL)
+    finish(process, 0)
+    witnessed = [event["event"] for event in events(folder / "killed")]
+    assert "worker_lost" in witnessed and "requeued" in witnessed
+    # the reward is the same function, slower: so are shards and weights
+    assert shards(folder / "killed") == shards(whole)
+    assert weights(folder / "killed", 2) == weights(whole, 2)
+
+
+def _descends_from(pid: int, ancestor: int) -> bool:
+    """Ray's workers are children of its raylet, which the driver started."""
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return False
