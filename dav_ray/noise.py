@@ -76,6 +76,9 @@ class PipelineNoise:
 
 
 def generator(*key: int) -> torch.Generator:
-    """The stream of a key of non-negative integers: neighbouring keys give unrelated streams, everywhere the same."""
+    """The stream of a key, the same everywhere; neighbouring keys give unrelated streams.
+
+    key: integers in 0 .. 2^32 - 1, at least four: numpy fills shorter keys with zeros and cuts larger integers in two.
+    """
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) % 2**63)

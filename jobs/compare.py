@@ -1,18 +1,23 @@
 """Pretrained, best-of-N, DAV without KL and DAV with KL on one recipe, at the same number of network evaluations.
 
-    python jobs/compare.py [--recipe digits] [--out runs/compare] [--seeds 0 1] [key.sub=value ...]
+    python jobs/compare.py [--recipe digits] [--out runs/compare] [--seeds 0 1] [--grid FILE.png] [key.sub=value ...]
 
-Each row is a whole `dav-ray run`; a run that is finished is not run again. The table is Markdown.
+Each row is a whole `dav-ray run`; a run that is finished is not run again. The table is Markdown. The grid shows the
+same seeds and prompts: a row for the pretrained model, then one per method.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
+from diffusers.utils.pil_utils import make_image_grid
+from PIL import Image
 
 from dav_ray.storage import open_storage
 from dav_ray.summary import read_metrics
@@ -29,12 +34,21 @@ def main() -> None:
     parser.add_argument("--recipe", default="digits")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--grid", type=Path)
     options, overrides = parser.parse_known_args()
     rows = {
-        name: [_run(options.recipe, options.out, name, seed, [*settings, *overrides]) for seed in options.seeds]
+        name: [
+            _run(options.recipe, _folder(options, name, seed), seed, [*settings, *overrides]) for seed in options.seeds
+        ]
         for name, settings in METHODS.items()
     }
     print(render(rows))
+    if options.grid:
+        _draw(options.grid, [_folder(options, name, options.seeds[0]) for name in METHODS])
+
+
+def _folder(options: argparse.Namespace, name: str, seed: int) -> Path:
+    return options.out / f"{options.recipe}-{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
 
 
 def render(rows: dict[str, list[tuple[dict, dict, float]]]) -> str:
@@ -49,9 +63,21 @@ def render(rows: dict[str, list[tuple[dict, dict, float]]]) -> str:
     return "\n".join(lines + [_line(name, found) for name, found in rows.items()])
 
 
-def _run(recipe: str, out: Path, name: str, seed: int, overrides: list[str]) -> tuple[dict, dict, float]:
+def _draw(file: Path, runs: list[Path], columns: int = 20, scale: int = 2) -> None:
+    """The pretrained model's samples (the first run's round 0), then each run's last ones."""
+    evaluations = [sorted((run / "evaluate").glob("*.parquet")) for run in runs]
+    picked = [evaluations[0][0], *(found[-1] for found in evaluations)]
+    images = [
+        Image.open(io.BytesIO(data))
+        for path in picked
+        for data in pq.read_table(path, columns=["image"]).column("image").to_pylist()[:columns]
+    ]
+    large = [image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) for image in images]
+    make_image_grid(large, rows=len(picked), cols=columns).save(file)
+
+
+def _run(recipe: str, run_dir: Path, seed: int, overrides: list[str]) -> tuple[dict, dict, float]:
     """First and last evaluation of a run, and the search's evaluations per accepted sample."""
-    run_dir = out / f"{recipe}-{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
     command = [
         sys.executable,
         "-m",

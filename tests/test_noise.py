@@ -74,7 +74,14 @@ def test_neighbouring_keys_give_unrelated_streams() -> None:
     assert abs((x[1:] * x[:-1]).mean()) < 4 * error
 
 
+def test_keys_of_different_length_are_different_streams() -> None:
+    """The M-step's order has one number more than the search's keys."""
+    seeds = [generator(*key).initial_seed() for key in ((0, 1, 2, 3), (0, 1, 2, 3, 0), (0, 1, 2, 3, 0, 0))]
+
+    assert len(set(seeds)) == 3
+
+
 def test_streams_are_the_same_everywhere() -> None:
-    """Numbers of one build: a change of the key's hashing would silently break resumed runs."""
-    assert generator(0, 1, 2, 3, 0).initial_seed() == 8061533187064263433
-    assert generator(2**32 - 1, 1).initial_seed() == generator(2**32 - 1, 1).initial_seed()
+    """A change of the key's hashing would break runs that go on after an upgrade."""
+    assert generator(0, 1, 2, 3, 0).initial_seed() == 8326756604625125196
+    assert float(torch.rand((), generator=generator(0, 1, 2, 3, 0), dtype=torch.float64)) == 0.0923069200021267

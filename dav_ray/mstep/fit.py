@@ -68,7 +68,8 @@ class Fitter:
 
     def _epoch(self, rows: Rows, key: tuple[int, int, int], totals: Totals) -> None:
         rank, world = _rank_and_world()
-        order = generator(self._seed, *key, rank)
+        # one number longer than the search's keys (seed, round, trajectory, t, copy): no stream serves twice
+        order = generator(self._seed, *key, rank, 0)
         size = max(1, self._config.batch_size // world)
         for index, t in batches(rows, self._diffusion.steps, size, order):
             self._step(rows, index, t, totals)

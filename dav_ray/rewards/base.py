@@ -101,11 +101,14 @@ class Scorer:
         answers = self._call(samples.detach().float().cpu().numpy(), conditions, grad)
         total, slope = np.zeros(len(conditions)), np.zeros(samples.shape, np.float32) if grad else None
         for name, weight, scored in zip(self._names, self._weights, answers, strict=True):
-            total += weight * check(scored, len(conditions), reward=name, chunk=self._chunk)
+            values = check(scored, len(conditions), reward=name, chunk=self._chunk)
+            with np.errstate(invalid="ignore"):  # named below
+                total += weight * values
             if slope is not None:
                 slope += np.float32(weight) * cast(np.ndarray, scored.grads)
-        if np.isnan(total).any():
-            raise RewardError(reward=" + ".join(self._names), chunk=self._chunk, value="infinities that cancel")
+        # a weight below zero makes plus infinity of a minus, a weight of zero a NaN
+        if (np.isnan(total) | (total == np.inf)).any():
+            raise RewardError(reward=" + ".join(self._names), chunk=self._chunk, value="a sum that is no number")
         return torch.from_numpy(total), None if slope is None else torch.from_numpy(slope)
 
 
