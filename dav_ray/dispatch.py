@@ -91,7 +91,7 @@ class Dispatcher:
         try:
             schedule.lost(entry.worker)
         except Exhausted as exhausted:
-            raise RunError("search", f"{entry.item.name} was {exhausted} by its workers") from error
+            raise RunError("search", f"chunk {entry.item.name} was {exhausted} by its workers") from error
         self._log.event("requeued", item=entry.item.name)
         self._lost[entry.worker] = (self._workers[entry.worker].ready.remote(), now, now)
 
@@ -117,7 +117,7 @@ class Dispatcher:
             if time.monotonic() - entry.since > self._timeout_s:
                 raise RunError(
                     "search",
-                    f"{entry.worker} gave no answer for {entry.item.name} in {self._timeout_s:.0f} s "
+                    f"{entry.worker} gave no answer for chunk {entry.item.name} in {self._timeout_s:.0f} s "
                     "(roles.search.call_timeout_s)",
                 )
 
@@ -125,4 +125,4 @@ class Dispatcher:
 def _data_failure(entry: _Running, cause: BaseException) -> DavRayError:
     if isinstance(cause, DavRayError):
         return cause
-    return RunError("search", f"{entry.item.name} on {entry.worker}: {type(cause).__name__}: {cause}")
+    return RunError("search", f"chunk {entry.item.name} on {entry.worker}: {type(cause).__name__}: {cause}")

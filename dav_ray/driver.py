@@ -60,8 +60,8 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
 def align(config: Config, store: ManifestStore, rounds: Rounds, progress: Progress) -> None:
     """Rounds of E-step and M-step from where the manifest stands."""
     rounds.evaluate_pretrained()
-    progress.begin_rounds()
     while (state := store.current).round <= config.rounds:
+        progress.begin_round()
         if state.phase == "search":
             accepted = rounds.search()  # streams into the trainer where overlap is on
             store.advance(phase="fit")
@@ -72,7 +72,7 @@ def align(config: Config, store: ManifestStore, rounds: Rounds, progress: Progre
             store.advance(phase="evaluate", policy_version=state.policy_version + 1)
         summary = rounds.evaluate()
         store.close_round(summary)
-        progress.round_done()
+        progress.end_round()
 
 
 def absolute(run_dir: str) -> str:

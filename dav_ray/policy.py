@@ -68,7 +68,7 @@ def save(storage: Storage, version: int, diffusion: StableDiffusion, optimizer: 
             StableDiffusionPipeline.save_lora_weights(
                 local,
                 unet_lora_layers=layers,
-                unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
+                unet_lora_adapter_metadata=_metadata(unet),
             )
         else:
             unet.save_pretrained(Path(local) / "unet")
@@ -133,6 +133,13 @@ def _attach(pipe: Any, storage: Storage, version: int, config: Config) -> None:
             pipe.load_lora_weights(local, weight_name=LORA_FILE)
         else:
             pipe.unet = type(pipe.unet).from_pretrained(Path(local) / "unet")
+
+
+def _metadata(unet: Any) -> dict[str, Any]:
+    """The adapters' configuration, without which a scale alpha / rank != 1 is lost. Sets, which have no order, sorted:
+    the same policy is the same file."""
+    config = unet.peft_config["default"].to_dict()
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -14,8 +14,8 @@ class Progress:
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
         self._start = self._shown = time.monotonic()
-        self._first_round_start: float | None = None
-        self._rounds_done = 0
+        self._round_start = self._start
+        self._per_round: float | None = None
         self._live = sys.stdout.isatty()
         self._width = 0
 
@@ -33,7 +33,7 @@ class Progress:
         parts = [f"round {round}/{self._rounds}", doing]
         if reward is not None:
             parts.append(f"reward {reward:.4g}")
-        parts.append(self._time_left())
+        parts.append(self._time_left(round))
         line = " | ".join(parts)
         if not self._live:
             print(line, flush=True)
@@ -42,21 +42,21 @@ class Progress:
         self._width = len(line)
         print(f"\r{line}", end="", flush=True)
 
-    def begin_rounds(self) -> None:
-        """The first round of this process starts: from here on rounds are timed."""
-        self._first_round_start = time.monotonic()
+    def begin_round(self) -> None:
+        """Rounds of this process are timed, to tell how long the rest will take."""
+        self._round_start = time.monotonic()
 
-    def round_done(self) -> None:
-        self._rounds_done += 1
+    def end_round(self) -> None:
+        self._per_round = time.monotonic() - self._round_start
 
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
-    def _time_left(self) -> str:
-        if not self._rounds_done or self._first_round_start is None:
+    def _time_left(self, round: int) -> str:
+        if self._per_round is None:
             return f"{_clock(self.seconds())} so far"
-        per_round = (time.monotonic() - self._first_round_start) / self._rounds_done
-        return f"{_clock(self.seconds())} so far, up to {_clock(per_round * (self._rounds - self._rounds_done))} left"
+        rest = self._per_round * (self._rounds - round + 1) - (time.monotonic() - self._round_start)
+        return f"{_clock(self.seconds())} so far, about {_clock(max(0.0, rest))} left"
 
     def _clear(self) -> None:
         if self._live and self._width:

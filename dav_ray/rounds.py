@@ -66,7 +66,7 @@ class Rounds:
 
     def search(self) -> list[Accepted]:
         """Search what the manifest does not name yet, committing chunk by chunk; in chunk order."""
-        state, start, busy = self._store.current, time.monotonic(), self._dispatcher.busy_s
+        state, start, busy = self._store.current, time.monotonic(), self._busy()
         accepted = {found.index: found for found in self.reload()}
         chunks = self._chunks()
         total, open_chunks = len(chunks), [chunk for chunk in chunks if chunk.index not in accepted]
@@ -100,7 +100,7 @@ class Rounds:
 
         self._dispatcher.run("search", open_chunks, commit, tick)
         ordered = [accepted[index] for index in sorted(accepted)]
-        self._report_search(ordered, cost, time.monotonic() - start, self._dispatcher.busy_s - busy)
+        self._report_search(ordered, cost, time.monotonic() - start, {k: b - busy[k] for k, b in self._busy().items()})
         return ordered
 
     def reload(self) -> list[Accepted]:
@@ -128,7 +128,12 @@ class Rounds:
             for index, numbers in enumerate(spans(search.trajectories, search.chunk))
         ]
 
-    def _report_search(self, found: Sequence[Accepted], cost: Cost, seconds: float, busy: float) -> None:
+    def _busy(self) -> dict[str, float]:
+        """Seconds that each role's actors have worked so far, added up."""
+        rewards = [ask(actor.busy_s.remote()) for actor in self._actors.rewards.values()]
+        return {"search": self._dispatcher.busy_s, "reward": sum(rewards)}
+
+    def _report_search(self, found: Sequence[Accepted], cost: Cost, seconds: float, busy: dict[str, float]) -> None:
         rewards = np.array([r for f in found for r in f.rewards])
         finite = rewards[np.isfinite(rewards)]
         searched = sum(len(f.rewards) for f in found)
@@ -141,8 +146,9 @@ class Rounds:
             "search/reward_calls": float(cost.reward),
             "search/samples_per_s": searched / max(seconds, 1e-9),
             "time/estep_s": seconds,
-            "util/search": busy / max(seconds * self._config.roles.search.replicas, 1e-9),
         }
+        for role, actors in (("search", self._actors.workers), ("reward", self._actors.rewards)):
+            values[f"util/{role}"] = busy[role] / max(seconds * len(actors), 1e-9)
         weights = _log_weights(found)
         if weights is not None:
             w = np.array(normalise(weights, [c for f in found for c in f.conditions]))
@@ -169,6 +175,7 @@ class Rounds:
             time.sleep(POLL_S)
         if isinstance(result, str):
             raise RunError("train", result)
+        result["util/train"] = min(1.0, result["time/mstep_s"] / max(time.monotonic() - start, 1e-9))
         self._log.metrics(state.round, "mstep", result)
         self._log.event("policy_written", version=state.policy_version + 1)
 

@@ -23,7 +23,7 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        return f"round {self.round} chunk {self.index}"
+        return f"{self.index} of round {self.round}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class EvaluationChunk:
 
     @property
     def name(self) -> str:
-        return f"evaluation {self.round} chunk {self.index}"
+        return f"{self.index} of the evaluation after round {self.round}"
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,80 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 
+from tests.runs import events, finish, recipe, shards, start, wait_for, weights
 from tests.tiny import save_tiny
-
-RUN = [sys.executable, "-m", "dav_ray", "run"]
-ENV = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
-
-
-def recipe(folder: Path, **changes: Any) -> Path:
-    """A recipe over a pipeline with random weights: 3 chunks of 3, 3 and 1 trajectories a round."""
-    settings: dict[str, Any] = {
-        "rounds": 2,
-        "model": {"path": str(folder / "pipeline")},
-        "prompts": ["a", "b", "c"],
-        "reward": {"kind": "jpeg_compressibility"},
-        "search": {
-            "candidates": 2,
-            "alpha": 0.01,
-            "steps": 4,
-            "guidance_scale": 2.0,
-            "trajectories": 7,
-            "chunk": 3,
-        },
-        "mstep": {"batch_size": 16, "lora": {"rank": 2}},
-        "evaluate": {"samples": 6, "batch": 4, "kl_samples": 2, "grid": 6},
-        "roles": {
-            "search": {"replicas": 2, "cpus": 0.5},
-            "reward": {"replicas": 1, "cpus": 0.25},
-            "train": {"replicas": 2, "cpus": 0.5},
-        },
-    }
-    settings.update(changes)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*RUN, *words], cwd=folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process: subprocess.Popen[str], code: int) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == code, output
-    return output
-
-
-def events(run_dir: Path) -> list[dict[str, Any]]:
-    file = run_dir / "events.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def wait_for(run_dir: Path, name: str, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
-    while sum(event["event"] == name for event in events(run_dir)) < count:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"no {name} in time"
-        time.sleep(0.05)
-
-
-def shards(run_dir: Path) -> dict[str, str]:
-    """Every committed shard's path and the checksum of what lies there."""
-    named = [
-        shard["path"]
-        for manifest in sorted((run_dir / "manifests").glob("*.json"))
-        for shard in json.loads(manifest.read_text())["shards"]
-    ]
-    return {path: hashlib.sha256((run_dir / path).read_bytes()).hexdigest() for path in named}
-
-
-def weights(run_dir: Path, version: int) -> bytes:
-    return (run_dir / f"policy/v{version:04d}/pytorch_lora_weights.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +119,7 @@ def test_sigterm_then_the_same_command_gives_the_undisturbed_result(folder: Path
     assert [e["epoch"] for e in events(folder / "stopped") if e["event"] == "driver_started"] == [1, 2]
 
 
-REWARDS = '''
+REWARDS = """
 import time
 import torch
 from dav_ray.rewards.jpeg import JpegCompressibility
@@ -206,7 +133,7 @@ class Slow(JpegCompressibility):
     def __call__(self, samples, conditions):
         time.sleep(0.3)
         return super().__call__(samples, conditions)
-'''
+"""
 
 
 def test_a_nan_reward_ends_the_run_and_names_itself(folder: Path) -> None:
@@ -240,3 +167,16 @@ def _descends_from(pid: int, ancestor: int) -> bool:
             return True
         pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     return False
+
+
+def test_a_run_in_an_object_store_gives_the_same_shards(folder: Path, whole: Path, s3: str) -> None:
+    from dav_ray.storage import open_storage
+
+    place = f"{s3}/run"
+    finish(start(folder, str(recipe(folder)), "--run-dir", place), 0)
+    storage = open_storage(place)
+    assert {path: storage.read(path) for path in storage.list("buffer")} == {
+        path: (whole / path).read_bytes() for path in shards(whole)
+    }
+    assert storage.read("policy/v0002/pytorch_lora_weights.safetensors") == weights(whole, 2)
+    assert storage.exists("report.html") and len(storage.read_lines("metrics.jsonl")) == 7

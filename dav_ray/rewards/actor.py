@@ -27,7 +27,7 @@ class RewardActor:
 
         torch.set_num_threads(threads)
         self._reward = resolve(kind)(**args)
-        self._busy_s, self._born = 0.0, time.monotonic()
+        self._busy_s = 0.0
 
     def ready(self) -> str:
         """The node's id, once the reward stands."""
@@ -43,9 +43,9 @@ class RewardActor:
         finally:
             self._busy_s += time.monotonic() - start
 
-    def busy(self) -> tuple[float, float]:
-        """Seconds spent scoring, and seconds since start."""
-        return self._busy_s, time.monotonic() - self._born
+    def busy_s(self) -> float:
+        """Seconds spent scoring so far."""
+        return self._busy_s
 
 
 class RewardPools:

@@ -227,7 +227,7 @@ def test_gradients_flow_into_adapters_alone(adapted: StableDiffusion) -> None:
 
 
 def test_the_kl_pulls_towards_the_reference(adapted: StableDiffusion) -> None:
-    """Its gradient is that of the policy alone: a reference with gradients would cancel part of it."""
+    """A small step against its gradient lowers it by what the gradient says."""
     train(adapted)
     before = adapted.step_loss(transitions(), reference=True).kl.sum()
     parameters = [p for p in adapted.trainable().parameters() if p.requires_grad]
