@@ -7,6 +7,7 @@ Beside them `optimizer.safetensors`, from which training goes on. Version 0 is t
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def save(storage: Storage, version: int, diffusion: StableDiffusion, optimizer: 
                 unet_lora_layers=layers,
                 unet_lora_adapter_metadata=_metadata(unet),
             )
+            _order_header(Path(local) / LORA_FILE)
         else:
             unet.save_pretrained(Path(local) / "unet")
         save_file(_flatten(optimizer), Path(local) / OPTIMIZER_FILE)
@@ -133,6 +135,15 @@ def _attach(pipe: Any, storage: Storage, version: int, config: Config) -> None:
             pipe.load_lora_weights(local, weight_name=LORA_FILE)
         else:
             pipe.unet = type(pipe.unet).from_pretrained(Path(local) / "unet")
+
+
+def _order_header(file: Path) -> None:
+    """Rewrite a safetensors file with its header's keys sorted: the writer leaves its metadata in arbitrary order."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns tensors to 8 bytes
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
 
 
 def _metadata(unet: Any) -> dict[str, Any]:
