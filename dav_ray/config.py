@@ -261,6 +261,20 @@ class Config(Section):
             )
         return value
 
+    @field_validator("roles")
+    @classmethod
+    def _a_trajectory_per_rank(cls, value: Roles, info: ValidationInfo) -> Roles:
+        search, mstep, ranks = info.data.get("search"), info.data.get("mstep"), value.train.replicas
+        if search is None or mstep is None:
+            return value
+        group = min(search.trajectories, mstep.group * search.chunk or search.trajectories)
+        if group < ranks:
+            raise ValueError(
+                f"roles.train.replicas = {ranks}: the trainer gets {group} trajectories at a time; "
+                f"allowed: at most {group}, or larger search.trajectories, search.chunk or mstep.group"
+            )
+        return value
+
 
 def _with_own_names(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
     """The rewards. Raises ValueError if two would get the same name in metrics and errors."""

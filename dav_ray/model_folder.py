@@ -132,7 +132,10 @@ def _scheduler_mistakes(key: str, folder: Path, config: Config) -> Iterator[str]
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         yield f"{key}: can't be searched: prediction_type {prediction}; allowed: {', '.join(PREDICTIONS)}"
-    trained = scheduler.get("num_train_timesteps", 1000)
-    if config.search.steps > trained:
-        steps = config.search.steps
-        yield f"search.steps = {steps}: out of range; allowed: 2 to {trained}, the model's training steps"
+    if scheduler.get("thresholding", False):
+        yield f"{key}: can't be searched: the scheduler clips by thresholding; allowed: thresholding false"
+    trained, steps = scheduler.get("num_train_timesteps", 1000), config.search.steps
+    # with an offset, leading timesteps end at (steps - 1) * stride + offset, which has to stay below `trained`
+    most = trained - 1 if scheduler.get("steps_offset", 0) and config.search.steps == trained else trained
+    if steps > most:
+        yield f"search.steps = {steps}: out of range; allowed: 2 to {most}, the model's training steps"

@@ -12,6 +12,8 @@ import argparse
 import io
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,10 @@ from diffusers.utils.pil_utils import make_image_grid
 from PIL import Image
 
 from dav_ray.storage import open_storage
-from dav_ray.summary import read_metrics
+from dav_ray.summary import Metrics, read_metrics
 
 METHODS = {
-    "best of 4": ["search.kind=best_of_n", "mstep.kl=0"],
+    "best of 4": ["search.kind=best_of_n", "mstep.kl=0", "mstep.candidates=winner"],
     "DAV, no KL": ["mstep.kl=0"],
     "DAV with KL": [],
 }
@@ -51,16 +53,46 @@ def _folder(options: argparse.Namespace, name: str, seed: int) -> Path:
     return options.out / f"{options.recipe}-{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
 
 
-def render(rows: dict[str, list[tuple[dict, dict, float]]]) -> str:
+@dataclass(frozen=True)
+class Outcome:
+    """What one run came to: its first and last evaluation, and its last round's search."""
+
+    first: Metrics
+    last: Metrics
+    search: Metrics
+
+    def rise(self, reward: float) -> float:
+        """In standard deviations of the pretrained model's samples."""
+        return (reward - self.first["evaluate/reward_mean"]) / self.first["evaluate/reward_std"]
+
+
+def render(rows: dict[str, list[Outcome]]) -> str:
     """Markdown: one line per method, mean over seeds; the pretrained model from the first method's round 0."""
-    base = [first for first, _, _ in next(iter(rows.values()))]
-    lines = [
-        "| model, sampled without search | reward | rise in sd | legibility | diversity | within prompt "
-        "| KL | evaluations per sample |",
-        "|---|---|---|---|---|---|---|---|",
-        _line("pretrained", [(b, b, 0.0) for b in base]),
-    ]
-    return "\n".join(lines + [_line(name, found) for name, found in rows.items()])
+    header = ["model", *COLUMNS]
+    pretrained = [Outcome(found.first, found.first, {}) for found in next(iter(rows.values()))]
+    lines = [header, ["---"] * len(header), _cells("pretrained", pretrained)]
+    lines += [_cells(name, found) for name, found in rows.items()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+COLUMNS: dict[str, tuple[Callable[[Outcome], float | None], str]] = {
+    "reward": (lambda o: o.last["evaluate/reward_mean"], ".4f"),
+    "rise in sd": (lambda o: o.rise(o.last["evaluate/reward_mean"]), "+.2f"),
+    "legibility": (lambda o: o.last["heldout/legibility"], ".1%"),
+    "diversity": (lambda o: o.last["diversity/features"] / o.first["diversity/features"], ".0%"),
+    "within prompt": (lambda o: o.last["diversity/within_prompt"] / o.first["diversity/within_prompt"], ".0%"),
+    "KL": (lambda o: o.last["heldout/kl"], ".1f"),
+    "rise with search": (lambda o: o.rise(o.search["reward/mean"]) if o.search else None, "+.2f"),
+    "evaluations per searched sample": (lambda o: o.search.get("search/nfe_per_sample"), ".0f"),
+}
+
+
+def _cells(name: str, found: list[Outcome]) -> list[str]:
+    cells = [name]
+    for value, form in COLUMNS.values():
+        values = [v for outcome in found if (v := value(outcome)) is not None]
+        cells.append(format(float(np.mean(values)), form) if values else "")
+    return cells
 
 
 def _draw(file: Path, runs: list[Path], columns: int = 20, scale: int = 2) -> None:
@@ -76,43 +108,14 @@ def _draw(file: Path, runs: list[Path], columns: int = 20, scale: int = 2) -> No
     make_image_grid(large, rows=len(picked), cols=columns).save(file)
 
 
-def _run(recipe: str, run_dir: Path, seed: int, overrides: list[str]) -> tuple[dict, dict, float]:
-    """First and last evaluation of a run, and the search's evaluations per accepted sample."""
-    command = [
-        sys.executable,
-        "-m",
-        "dav_ray",
-        "run",
-        recipe,
-        f"seed={seed}",
-        *overrides,
-        "--run-dir",
-        str(run_dir),
-    ]
+def _run(recipe: str, run_dir: Path, seed: int, overrides: list[str]) -> Outcome:
+    command = [sys.executable, "-m", "dav_ray", "run", recipe, f"seed={seed}", *overrides, "--run-dir", str(run_dir)]
     print(f"# {' '.join(command[1:])}", file=sys.stderr, flush=True)
     subprocess.run(command, check=True, stdout=sys.stderr)
     metrics = read_metrics(open_storage(str(run_dir)))
     evaluated = sorted(round for round, role in metrics if role == "evaluate")
-    searched = metrics[evaluated[-1], "search"]["search/nfe_per_sample"]
-    return metrics[evaluated[0], "evaluate"], metrics[evaluated[-1], "evaluate"], searched
-
-
-def _line(name: str, found: list[tuple[dict, dict, float]]) -> str:
-    def mean(value) -> float:
-        return float(np.mean([value(first, last) for first, last, _ in found]))
-
-    rise = mean(lambda a, b: (b["evaluate/reward_mean"] - a["evaluate/reward_mean"]) / a["evaluate/reward_std"])
-    cells = [
-        name,
-        f"{mean(lambda _, b: b['evaluate/reward_mean']):.4f}",
-        f"{rise:+.2f}",
-        f"{mean(lambda _, b: b['heldout/legibility']):.1%}",
-        f"{mean(lambda a, b: b['diversity/features'] / a['diversity/features']):.0%}",
-        f"{mean(lambda a, b: b['diversity/within_prompt'] / a['diversity/within_prompt']):.0%}",
-        f"{mean(lambda _, b: b['heldout/kl']):.1f}",
-        f"{np.mean([nfe for _, _, nfe in found]):.0f}",
-    ]
-    return f"| {' | '.join(cells)} |"
+    first, last = evaluated[0], evaluated[-1]
+    return Outcome(metrics[first, "evaluate"], metrics[last, "evaluate"], metrics[last, "search"])
 
 
 if __name__ == "__main__":
