@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from dav_ray import buffer
-from dav_ray.config import Evaluate
+from dav_ray.config import Config, Evaluate
+from dav_ray.schedule import spans
 from dav_ray.types import EvaluationChunk
 
 if TYPE_CHECKING:
@@ -37,6 +38,36 @@ class Judges:
         from dav_ray.rewards.registry import resolve
 
         return cls(tuple((r.label, resolve(r.kind)(**r.args)) for r in config.heldout), _features(config.features))
+
+
+def evaluation_chunks(
+    config: Config,
+    round: int,
+    version: int,
+    prompts: Sequence[str],
+    num: int | None = None,
+    seed: int | None = None,
+) -> list[EvaluationChunk]:
+    """Work items of `num` samples (default: evaluate.samples), the first `kl_samples` with the KL."""
+    settings = config.evaluate
+    first = settings.seed if seed is None else seed
+    chunks: list[EvaluationChunk] = []
+    kl = settings.kl_samples if num is None else 0
+    for part, measured in ((range(0, kl), True), (range(kl, num or settings.samples), False)):
+        for span in spans(len(part), settings.batch):
+            numbers = tuple(part[i] for i in span)
+            chunks.append(
+                EvaluationChunk(
+                    round,
+                    len(chunks),
+                    version,
+                    numbers,
+                    tuple(first + n for n in numbers),
+                    tuple(prompts[n % len(prompts)] for n in numbers),
+                    measured,
+                )
+            )
+    return chunks
 
 
 def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: EvaluationChunk) -> pa.Table:

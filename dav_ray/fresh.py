@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dav_ray.driver import absolute
 from dav_ray.errors import UserError
+from dav_ray.evaluate import evaluation_chunks
 from dav_ray.manifest import ManifestStore
 from dav_ray.recipe import from_yaml
 from dav_ray.run_files import RunLog, write_marker
@@ -22,7 +23,6 @@ def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str)
     import ray
 
     from dav_ray.dispatch import Dispatcher
-    from dav_ray.rounds import evaluation_chunks
     from dav_ray.session import connected, session
 
     place = absolute(run_dir)

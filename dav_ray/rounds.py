@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 
 from dav_ray import buffer, evaluate
+from dav_ray.accepted import Accepted, fit_weights, load_shard, search_metrics
 from dav_ray.config import Config
 from dav_ray.dispatch import Dispatcher
 from dav_ray.errors import RunError
@@ -20,27 +19,13 @@ from dav_ray.manifest import ManifestStore, Shard
 from dav_ray.mstep.mailbox import Job, ask
 from dav_ray.progress import Progress
 from dav_ray.run_files import RunLog
-from dav_ray.search.actor import ChunkMeta, spans
-from dav_ray.search.weights import normalise
+from dav_ray.schedule import spans
+from dav_ray.search.actor import ChunkMeta
 from dav_ray.session import Session
-from dav_ray.storage import Storage, open_storage
+from dav_ray.storage import Storage
 from dav_ray.types import Chunk, Cost, EvaluationChunk
 
 POLL_S = 0.2
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A committed chunk as the driver knows it: the rows themselves stay in the object store."""
-
-    index: int
-    table: Any  # reference
-    trajectories: Sequence[int]
-    conditions: Sequence[str]
-    rewards: Sequence[float]
-    log_weights: Sequence[float] | None
-    ess: Sequence[float]
-    nfe: float  # per trajectory
 
 
 class Rounds:
@@ -75,21 +60,8 @@ class Rounds:
 
         def commit(chunk: Chunk, table: Any, meta: ChunkMeta) -> None:
             nonlocal cost
-            shard = Shard(meta.path, meta.sha256, meta.index, meta.rows, meta.policy_version)
-            self._store.commit([shard])
-            self._log.event("chunk_committed", round=state.round, chunk=meta.index, seconds=round(meta.seconds, 3))
+            accepted[chunk.index] = self._commit(table, meta)
             cost = cost + meta.cost
-            nfe = (meta.cost.network + meta.cost.reference) / meta.rows
-            accepted[meta.index] = Accepted(
-                meta.index,
-                table,
-                meta.trajectories,
-                meta.conditions,
-                meta.rewards,
-                meta.log_weights,
-                meta.ess,
-                nfe,
-            )
             if posted is not None:
                 self._stream(accepted, posted)
 
@@ -100,12 +72,27 @@ class Rounds:
 
         self._dispatcher.run("search", open_chunks, commit, tick)
         ordered = [accepted[index] for index in sorted(accepted)]
-        self._report_search(ordered, cost, time.monotonic() - start, {k: b - busy[k] for k, b in self._busy().items()})
+        seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
+        values = search_metrics(ordered, cost.reward, seconds, searched)
+        for role, busy_s in self._busy().items():
+            actors = self._actors.workers if role == "search" else self._actors.rewards
+            values[f"util/{role}"] = (busy_s - busy[role]) / max(seconds * len(actors), 1e-9)
+        self._log.metrics(state.round, "search", values)
         return ordered
+
+    def _commit(self, table: Any, meta: ChunkMeta) -> Accepted:
+        """The manifest names the shard: from here on the chunk is accepted."""
+        self._store.commit([Shard(meta.path, meta.sha256, meta.index, meta.rows, meta.policy_version)])
+        seconds = round(meta.seconds, 3)
+        self._log.event("chunk_committed", round=self._store.current.round, chunk=meta.index, seconds=seconds)
+        nfe = (meta.cost.network + meta.cost.reference) / meta.rows
+        return Accepted(
+            meta.index, table, meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess, nfe
+        )
 
     def reload(self) -> list[Accepted]:
         """The open round's committed chunks, read back by tasks on the cluster, checksums verified."""
-        load: Any = ray.remote(_load_shard).options(num_cpus=0.1, num_returns=2, max_retries=3)
+        load: Any = ray.remote(load_shard).options(num_cpus=0.1, num_returns=2, max_retries=3)
         refs = [load.remote(self._storage.uri, shard) for shard in self._store.current.shards]
         return [
             Accepted(shard.chunk, table, *ray.get(meta))
@@ -133,28 +120,6 @@ class Rounds:
         rewards = [ask(actor.busy_s.remote()) for actor in self._actors.rewards.values()]
         return {"search": self._dispatcher.busy_s, "reward": sum(rewards)}
 
-    def _report_search(self, found: Sequence[Accepted], cost: Cost, seconds: float, busy: dict[str, float]) -> None:
-        rewards = np.array([r for f in found for r in f.rewards])
-        finite = rewards[np.isfinite(rewards)]
-        searched = sum(len(f.rewards) for f in found)
-        values = {
-            "reward/mean": float(finite.mean()) if len(finite) else float("nan"),
-            "reward/std": float(finite.std()) if len(finite) else float("nan"),
-            "reward/infeasible": float(len(rewards) - len(finite)),
-            "search/ess": float(np.mean([e for f in found for e in f.ess])),
-            "search/nfe_per_sample": float(np.mean([f.nfe for f in found])),
-            "search/reward_calls": float(cost.reward),
-            "search/samples_per_s": searched / max(seconds, 1e-9),
-            "time/estep_s": seconds,
-        }
-        for role, actors in (("search", self._actors.workers), ("reward", self._actors.rewards)):
-            values[f"util/{role}"] = busy[role] / max(seconds * len(actors), 1e-9)
-        weights = _log_weights(found)
-        if weights is not None:
-            w = np.array(normalise(weights, [c for f in found for c in f.conditions]))
-            values["search/weight_ess"] = float(w.sum() ** 2 / max((w * w).sum(), 1e-300))
-        self._log.metrics(self._store.current.round, "search", values)
-
     # -- M-step ---------------------------------------------------------------------------------------------------
 
     def fit(self, accepted: Sequence[Accepted]) -> None:
@@ -162,7 +127,7 @@ class Rounds:
         state, groups = self._store.current, self._groups()
         mailbox = self._actors.mailbox
         ask(mailbox.post_job.remote(self._job()))
-        weights = self._weights(accepted)
+        weights = fit_weights(accepted, self._config.mstep.weights)
         by_index = {found.index: found for found in accepted}
         for number, indices in enumerate(groups):
             if not ask(mailbox.has_group.remote(number)):
@@ -193,18 +158,6 @@ class Rounds:
             groups[-2:] = [[*groups[-2], *groups[-1]]]
         return groups
 
-    def _weights(self, accepted: Sequence[Accepted]) -> dict[int, float]:
-        """W_i by trajectory number: 1, or normalised trajectory weights; 0 where the reward is minus infinity."""
-        numbers = [n for found in accepted for n in found.trajectories]
-        rewards = [r for found in accepted for r in found.rewards]
-        if self._config.mstep.weights == "none":
-            return {n: float(r > -np.inf) for n, r in zip(numbers, rewards, strict=True)}
-        log_weights = _log_weights(accepted)
-        if log_weights is None:
-            raise RunError("search", "these trajectories carry no weight (mstep.weights = trajectory)")
-        conditions = [c for found in accepted for c in found.conditions]
-        return dict(zip(numbers, normalise(log_weights, conditions), strict=True))
-
     def _post(self, number: int, chunks: Sequence[Accepted], weights: dict[int, float]) -> None:
         """One group to the mailbox, as one Ray dataset per rank."""
         world = self._config.roles.train.replicas
@@ -228,7 +181,7 @@ class Rounds:
         for number, indices in enumerate(self._groups()):
             if number not in posted and all(i in accepted for i in indices):
                 chunks = [accepted[i] for i in indices]
-                self._post(number, chunks, self._weights(chunks))
+                self._post(number, chunks, fit_weights(chunks, self._config.mstep.weights))
                 posted.add(number)
 
     def _check_trainer(self, since: float) -> None:
@@ -263,7 +216,7 @@ class Rounds:
         def keep(chunk: EvaluationChunk, table: Any, seconds: float) -> None:
             tables[chunk.index] = ray.get(table)
 
-        chunks = evaluation_chunks(self._config, round, version, self._prompts)
+        chunks = evaluate.evaluation_chunks(self._config, round, version, self._prompts)
         self._dispatcher.run(
             "evaluate",
             chunks,
@@ -278,59 +231,5 @@ class Rounds:
         return metrics
 
 
-def evaluation_chunks(
-    config: Config,
-    round: int,
-    version: int,
-    prompts: Sequence[str],
-    num: int | None = None,
-    seed: int | None = None,
-) -> list[EvaluationChunk]:
-    """Work items of `num` samples (default: evaluate.samples), the first `kl_samples` with the KL."""
-    settings = config.evaluate
-    first = settings.seed if seed is None else seed
-    chunks: list[EvaluationChunk] = []
-    kl = settings.kl_samples if num is None else 0
-    for part, measured in ((range(0, kl), True), (range(kl, num or settings.samples), False)):
-        for span in spans(len(part), settings.batch):
-            numbers = tuple(part[i] for i in span)
-            chunks.append(
-                EvaluationChunk(
-                    round,
-                    len(chunks),
-                    version,
-                    numbers,
-                    tuple(first + n for n in numbers),
-                    tuple(prompts[n % len(prompts)] for n in numbers),
-                    measured,
-                )
-            )
-    return chunks
-
-
 def _evaluation_path(round: int) -> str:
     return f"evaluate/round-{round:04d}.parquet"
-
-
-def _log_weights(found: Sequence[Accepted]) -> list[float] | None:
-    if any(f.log_weights is None for f in found):
-        return None
-    return [w for f in found for w in f.log_weights or ()]
-
-
-def _load_shard(uri: str, shard: Shard) -> tuple[pa.Table, tuple[Any, ...]]:
-    """A committed shard and what `Accepted` holds of it."""
-    table = buffer.decode(ManifestStore(open_storage(uri)).verify(shard))
-    column = {
-        name: table.column(name).to_pylist()
-        for name in ("trajectory", "condition", "reward", "log_weight", "ess", "nfe")
-    }
-    weights = None if any(w is None for w in column["log_weight"]) else column["log_weight"]
-    return table, (
-        column["trajectory"],
-        column["condition"],
-        column["reward"],
-        weights,
-        column["ess"],
-        column["nfe"][0],
-    )

@@ -58,3 +58,8 @@ class Schedule(Generic[Item]):
             raise Exhausted(f"lost {self._tried[index]} times")
         heapq.heappush(self._waiting, index)
         return self._items[index]
+
+
+def spans(total: int, size: int) -> Sequence[range]:
+    """0..total-1 in consecutive ranges of `size`; the last may be shorter."""
+    return [range(a, min(a + size, total)) for a in range(0, total, size)]

@@ -176,7 +176,7 @@ def test_charts_have_titles_axes_and_values(tmp_path: Path) -> None:
     run = load(make_run(tmp_path))
     charts = {chart.figure["layout"]["title"]["text"]: chart.figure for chart in curves(run)}
     assert list(charts)[:3] == ["Reward: jpeg_compressibility", "Held out: legibility", "Diversity"]
-    assert {"Effective sample size of the E-step", "Time per round", "M-step: gradient norm"} <= set(charts)
+    assert {"E-step: effective number of candidates", "Time per round", "M-step: gradient norm"} <= set(charts)
     for figure in charts.values():
         assert figure["layout"]["xaxis"]["title"]["text"] == "round"
         assert figure["layout"]["yaxis"]["title"]["text"]
@@ -245,7 +245,7 @@ def test_a_run_without_evaluation(tmp_path: Path) -> None:
     (run / "evaluate/round-0000.parquet").unlink()
     write_metrics(run, [line for line in metric_lines(2) if line["role"] != "evaluate"])
     page = without_plotly(render(open_storage(str(run))))
-    assert "No round has been evaluated yet" in page and "Effective sample size" in page
+    assert "No round has been evaluated yet" in page and "effective number of candidates" in page
     assert "0 of 4" in page and "not finished: round 1, search" in page
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,8 +139,3 @@ def _copy_weights(diffusion: Any) -> Any:
     from dav_ray.policy import get_weights
 
     return get_weights(diffusion) if diffusion.adapted else None
-
-
-def spans(total: int, size: int) -> Sequence[range]:
-    """0..total-1 in consecutive ranges of `size`; the last may be shorter."""
-    return [range(a, min(a + size, total)) for a in range(0, total, size)]

@@ -1,0 +1,86 @@
+"""Committed chunks as the driver knows them: a few numbers each; the rows themselves stay in the object store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dav_ray import buffer
+from dav_ray.errors import RunError
+from dav_ray.manifest import ManifestStore, Shard
+from dav_ray.search.weights import normalise
+from dav_ray.storage import open_storage
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """One committed chunk; sequences hold one entry per trajectory."""
+
+    index: int
+    table: Any  # reference
+    trajectories: Sequence[int]
+    conditions: Sequence[str]
+    rewards: Sequence[float]
+    log_weights: Sequence[float] | None
+    ess: Sequence[float]
+    nfe: float  # per trajectory
+
+
+def load_shard(uri: str, shard: Shard) -> tuple[pa.Table, tuple[Any, ...]]:
+    """A committed shard, its checksum verified, and what `Accepted` holds of it beside index and table."""
+    table = buffer.decode(ManifestStore(open_storage(uri)).verify(shard))
+    names = ("trajectory", "condition", "reward", "log_weight", "ess", "nfe")
+    column = {name: table.column(name).to_pylist() for name in names}
+    weights = None if any(w is None for w in column["log_weight"]) else column["log_weight"]
+    return table, (
+        column["trajectory"],
+        column["condition"],
+        column["reward"],
+        weights,
+        column["ess"],
+        column["nfe"][0],
+    )
+
+
+def log_weights(found: Sequence[Accepted]) -> list[float] | None:
+    """log W of all trajectories; None where the selection carries no valid weight."""
+    if any(f.log_weights is None for f in found):
+        return None
+    return [w for f in found for w in f.log_weights or ()]
+
+
+def fit_weights(found: Sequence[Accepted], mode: str) -> dict[int, float]:
+    """W_i by trajectory number: 1 (`none`), or normalised trajectory weights; 0 where the reward is minus infinity."""
+    numbers = [n for f in found for n in f.trajectories]
+    if mode == "none":
+        rewards = [r for f in found for r in f.rewards]
+        return {n: float(r > -np.inf) for n, r in zip(numbers, rewards, strict=True)}
+    weights = log_weights(found)
+    if weights is None:
+        raise RunError("search", "these trajectories carry no weight (mstep.weights = trajectory)")
+    return dict(zip(numbers, normalise(weights, [c for f in found for c in f.conditions]), strict=True))
+
+
+def search_metrics(found: Sequence[Accepted], reward_calls: int, seconds: float, searched: int) -> dict[str, float]:
+    """The round's search in numbers. searched: trajectories found in these `seconds`, not before a restart."""
+    rewards = np.array([r for f in found for r in f.rewards])
+    finite = rewards[np.isfinite(rewards)]
+    values = {
+        "reward/mean": float(finite.mean()) if len(finite) else float("nan"),
+        "reward/std": float(finite.std()) if len(finite) else float("nan"),
+        "reward/infeasible": float(len(rewards) - len(finite)),
+        "search/ess": float(np.mean([e for f in found for e in f.ess])),
+        "search/nfe_per_sample": float(np.average([f.nfe for f in found], weights=[len(f.rewards) for f in found])),
+        "search/reward_calls": float(reward_calls),
+        "search/samples_per_s": searched / max(seconds, 1e-9),
+        "time/estep_s": seconds,
+    }
+    weights = log_weights(found)
+    if weights is not None:
+        w = np.array(normalise(weights, [c for f in found for c in f.conditions]))
+        values["search/weight_ess"] = float(w.sum() ** 2 / max((w * w).sum(), 1e-300))
+    return values
