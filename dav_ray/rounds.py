@@ -26,6 +26,7 @@ from dav_ray.storage import Storage
 from dav_ray.types import Chunk, Cost, EvaluationChunk
 
 POLL_S = 0.2
+TRAIN_RESTARTS = 3  # per round, after errors of a rank; ranks that were killed are started again without count
 
 
 class Rounds:
@@ -188,6 +189,9 @@ class Rounds:
         trainer, role = self._actors.trainer, self._config.roles.train
         if trainer is not None and trainer.failure is not None:
             raise RunError("train", trainer.failure)
+        troubles = ask(self._actors.mailbox.troubles.remote())
+        if len(troubles) > TRAIN_RESTARTS * role.replicas:
+            raise RunError("train", f"its ranks failed again and again, last with {troubles[-1]}")
         waited = time.monotonic() - since
         up = ask(self._actors.mailbox.ranks.remote())
         if up < role.replicas and waited > role.start_timeout_s:

@@ -40,7 +40,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     }
     port = free_port()
     command = [RAY, "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={port}"]
-    command += ["--num-cpus=6", "--min-worker-port=21000", "--max-worker-port=21999", f"--ray-client-server-port={free_port()}"]
+    command += [
+        "--num-cpus=6",
+        "--min-worker-port=21000",
+        "--max-worker-port=21999",
+        f"--ray-client-server-port={free_port()}",
+    ]
     with open(home / "head.log", "w") as log:
         head = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=home)
     try:

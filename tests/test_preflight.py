@@ -178,6 +178,7 @@ def test_one_line_names_key_value_and_what_is_allowed(folder: Path, overrides: l
             {"prediction_type": "sample"},
             "prediction_type sample; allowed: epsilon",
         ),
+        ("scheduler/scheduler_config.json", {"thresholding": True}, "clips by thresholding"),
         ("model_index.json", {"unet": [None, None]}, "StableDiffusionPipeline has no unet"),
         ("model_index.json", {"text_encoder_2": ["transformers", "X"]}, "also needs text_encoder_2"),
         ("unet/config.json", {"in_channels": 9}, "the unet takes 9 channels, the vae has 4"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,41 @@ def test_a_run_in_an_object_store_gives_the_same_shards(folder: Path, whole: Pat
     }
     assert storage.read("policy/v0002/pytorch_lora_weights.safetensors") == weights(whole, 2)
     assert storage.exists("report.html") and len(storage.read_lines("metrics.jsonl")) == 7
+
+
+def test_streaming_into_the_trainer_changes_no_bit(folder: Path) -> None:
+    groups = str(recipe(folder, rounds=1))
+    for overlap in ("none", "stream"):
+        finish(start(folder, groups, "mstep.group=1", f"overlap={overlap}", "--run-dir", overlap), 0)
+    assert shards(folder / "stream") == shards(folder / "none")
+    assert weights(folder / "stream", 1) == weights(folder / "none", 1)
+
+
+def test_gradients_full_weights_and_trajectory_weights(folder: Path) -> None:
+    """What the other runs leave out, in one: the tilt through a remote reward, an anchor that needs the reference."""
+    import dav_ray
+
+    words = ["reward.kind=brightness", "search.gradient=true", "search.anchor=geometric(0.5)"]
+    words += ["mstep.parameters=full", "mstep.weights=trajectory", "mstep.learning_rate=0.01"]
+    finish(start(folder, str(recipe(folder, rounds=1)), *words, "--run-dir", "full"), 0)
+    lines = [json.loads(line) for line in (folder / "full/metrics.jsonl").read_text().splitlines()]
+    search = next(line for line in lines if line["role"] == "search")
+    assert search["search/nfe_per_sample"] == (4 + 3 * 2) + 4  # T + (T-1) M, and T reference evaluations
+    assert search["search/reward_calls"] == 7 * (4 * 2 + 4)  # every candidate, and every parent's gradient
+    assert 1 < search["search/weight_ess"] <= 7
+    trained = dav_ray.load(str(folder / "full")).unet.state_dict()
+    pretrained = dav_ray.load(str(folder / "full"), version=0).unet.state_dict()
+    assert all(not torch.equal(trained[name], pretrained[name]) for name in ("conv_in.weight", "conv_out.weight"))
+
+
+def test_sample_draws_what_the_evaluation_drew(folder: Path, whole: Path) -> None:
+    command = [sys.executable, "-m", "dav_ray", "sample", "whole", "--num", "4", "--out", "pictures"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
+    rows = pq.read_table(whole / "evaluate/round-0002.parquet").to_pylist()
+    with open(folder / "pictures/samples.csv", newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert [(int(row["seed"]), row["condition"]) for row in listed] == [
+        (row["seed"], row["condition"]) for row in rows[:4]
+    ]
+    assert [float(row["reward"]) for row in listed] == pytest.approx([row["reward"] for row in rows[:4]], abs=0.02)
+    assert all((folder / "pictures" / row["file"]).read_bytes().startswith(b"\x89PNG") for row in listed)

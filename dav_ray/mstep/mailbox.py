@@ -34,6 +34,7 @@ class Mailbox:
         self._result: dict[str, float] | None = None
         self._weights: tuple[int, Any] | None = None
         self._failure: str | None = None
+        self._troubles: list[str] = []  # what ranks raised since the last result
         self._alive: set[int] = set()
         self._stopped = False
 
@@ -67,11 +68,18 @@ class Mailbox:
 
     async def hand_in(self, round: int, metrics: dict[str, float], version: int, weights: Any) -> None:
         if self._job is not None and self._job.round == round:
-            self._result, self._weights = metrics, (version, weights)
+            self._result, self._weights, self._troubles = metrics, (version, weights), []
 
     async def fail(self, cause: str) -> None:
         """A fault that no retry mends."""
         self._failure = cause
+
+    async def trouble(self, cause: str) -> None:
+        """A rank raised this; Ray Train starts the ranks again."""
+        self._troubles.append(cause)
+
+    async def troubles(self) -> list[str]:
+        return self._troubles
 
     async def result(self, round: int) -> dict[str, float] | str | None:
         """Metrics of the round, or the failure in words, or None."""

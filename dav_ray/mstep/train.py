@@ -67,12 +67,23 @@ class Trainer:
 
 
 def train_loop(loop_config: dict[str, Any]) -> None:
-    """What every rank runs: rounds from the mailbox, until it says stop."""
+    """What every rank runs. What it raises is told to the driver, which bounds how often Ray Train starts it again."""
     import ray.train
 
     spec: TrainSpec = loop_config["spec"]
-    rank = ray.train.get_context().get_world_rank()
     mailbox = ray.get_actor(spec.mailbox, namespace=spec.namespace)
+    try:
+        serve(spec, mailbox, ray.train.get_context().get_world_rank())
+    except DataFault as fault:
+        ask(mailbox.fail.remote(str(fault)))
+        raise
+    except Exception as error:
+        ask(mailbox.trouble.remote(f"{type(error).__name__}: {error}"))
+        raise
+
+
+def serve(spec: TrainSpec, mailbox: Any, rank: int) -> None:
+    """Rounds from the mailbox, until it says stop."""
     learner = Learner(spec)
     while True:
         job = ask(mailbox.job.remote(rank))
@@ -81,11 +92,7 @@ def train_loop(loop_config: dict[str, Any]) -> None:
         if job is None or learner.version > job.base:
             time.sleep(POLL_S)
             continue
-        try:
-            learner.train(job, _groups(mailbox, job, rank), mailbox, rank)
-        except DataFault as fault:
-            ask(mailbox.fail.remote(str(fault)))
-            raise
+        learner.train(job, _groups(mailbox, job, rank), mailbox, rank)
 
 
 class DataFault(Exception):

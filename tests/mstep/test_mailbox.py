@@ -1,0 +1,65 @@
+"""The mailbox without Ray around it: a plain class whose answers come at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dav_ray.mstep.mailbox import Job, Mailbox
+
+JOB = Job(round=1, base=0, groups=2, rows=6)
+
+
+def answer(call: Any) -> Any:
+    return asyncio.run(call)
+
+
+def test_a_round_goes_through() -> None:
+    box = Mailbox()
+    assert answer(box.job(0)) is None and answer(box.ranks()) == 1
+    answer(box.post_job(JOB))
+    assert answer(box.job(0)) == answer(box.job(1)) == JOB and answer(box.ranks()) == 2
+    assert answer(box.group(1, 0, 1)) is None
+    answer(box.post_group(0, ["rows of 0", "rows of 1"], {5: 1.0}))
+    assert answer(box.group(1, 0, 1)) == ("rows of 1", {5: 1.0})
+    assert answer(box.group(2, 0, 1)) is None  # of another round
+    assert answer(box.result(1)) is None
+    answer(box.hand_in(1, {"mstep/rows": 6.0}, 1, "weights"))
+    assert answer(box.result(1)) == {"mstep/rows": 6.0} and answer(box.result(2)) is None
+    assert answer(box.job(0)) is None  # done: nobody fits it twice
+    assert answer(box.weights(1)) == "weights" and answer(box.weights(0)) is None
+
+
+def test_posting_a_job_again_keeps_its_groups_and_another_drops_them() -> None:
+    box = Mailbox()
+    answer(box.post_job(JOB))
+    answer(box.post_group(0, ["a"], {}))
+    answer(box.post_job(JOB))
+    assert answer(box.has_group(0))
+    answer(box.post_job(Job(round=2, base=1, groups=2, rows=6)))
+    assert not answer(box.has_group(0))
+
+
+def test_a_late_result_of_another_round_is_dropped() -> None:
+    box = Mailbox()
+    answer(box.post_job(Job(round=2, base=1, groups=1, rows=6)))
+    answer(box.hand_in(1, {"mstep/rows": 6.0}, 1, "old"))
+    assert answer(box.result(2)) is None and answer(box.weights(1)) is None
+
+
+def test_troubles_count_until_a_result_and_a_failure_is_final() -> None:
+    box = Mailbox()
+    answer(box.post_job(JOB))
+    answer(box.trouble("OSError: disk"))
+    assert answer(box.troubles()) == ["OSError: disk"]
+    answer(box.hand_in(1, {}, 1, None))
+    assert answer(box.troubles()) == []
+    answer(box.fail("rows are missing"))
+    assert answer(box.result(1)) == "rows are missing"
+
+
+def test_stop() -> None:
+    box = Mailbox()
+    answer(box.post_job(JOB))
+    answer(box.stop())
+    assert answer(box.job(0)) == "stop"
