@@ -20,6 +20,9 @@ from tests.runs import events, finish, recipe, shards, start, wait_for, weights
 from tests.tiny import save_tiny
 
 
+SMALL = ("roles.search.replicas=1", "roles.train.replicas=1")  # starts in half the time
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("run")
@@ -140,7 +143,7 @@ class Slow(JpegCompressibility):
 
 def test_a_nan_reward_ends_the_run_and_names_itself(folder: Path) -> None:
     (folder / "own_rewards.py").write_text(REWARDS)
-    process = start(folder, str(recipe(folder)), "reward.kind=own_rewards:Nan", "--run-dir", "nan")
+    process = start(folder, str(recipe(folder)), "reward.kind=own_rewards:Nan", *SMALL, "--run-dir", "nan")
     output = finish(process, 1)
     (line,) = [line for line in output.splitlines() if line.startswith("dav-ray: ")]
     assert "Nan" in line and "nan" in line and "chunk" in line
@@ -187,7 +190,7 @@ def test_a_run_in_an_object_store_gives_the_same_shards(folder: Path, whole: Pat
 def test_streaming_into_the_trainer_changes_no_bit(folder: Path) -> None:
     groups = str(recipe(folder, rounds=1))
     for overlap in ("none", "stream"):
-        finish(start(folder, groups, "mstep.group=1", f"overlap={overlap}", "--run-dir", overlap), 0)
+        finish(start(folder, groups, "mstep.group=1", f"overlap={overlap}", *SMALL, "--run-dir", overlap), 0)
     assert shards(folder / "stream") == shards(folder / "none")
     assert weights(folder / "stream", 1) == weights(folder / "none", 1)
 
@@ -198,7 +201,7 @@ def test_gradients_full_weights_and_trajectory_weights(folder: Path) -> None:
 
     words = ["reward.kind=brightness", "search.gradient=true", "search.anchor=geometric(0.5)"]
     words += ["mstep.parameters=full", "mstep.weights=trajectory", "mstep.learning_rate=0.01"]
-    finish(start(folder, str(recipe(folder, rounds=1)), *words, "--run-dir", "full"), 0)
+    finish(start(folder, str(recipe(folder, rounds=1)), *words, *SMALL, "--run-dir", "full"), 0)
     lines = [json.loads(line) for line in (folder / "full/metrics.jsonl").read_text().splitlines()]
     search = next(line for line in lines if line["role"] == "search")
     assert search["search/nfe_per_sample"] == (4 + 3 * 2) + 4  # T + (T-1) M, and T reference evaluations
