@@ -14,6 +14,7 @@ from dav_ray.errors import RunError
 from dav_ray.manifest import ManifestStore, Shard
 from dav_ray.search.weights import normalise
 from dav_ray.storage import open_storage
+from dav_ray.types import Cost
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def fit_weights(found: Sequence[Accepted], mode: str) -> dict[int, float]:
     return dict(zip(numbers, normalise(weights, [c for f in found for c in f.conditions]), strict=True))
 
 
-def search_metrics(found: Sequence[Accepted], reward_calls: int, seconds: float, searched: int) -> dict[str, float]:
-    """The round's search in numbers. searched: trajectories found in these `seconds`, not before a restart."""
+def search_metrics(found: Sequence[Accepted], cost: Cost, seconds: float, searched: int) -> dict[str, float]:
+    """The round's search in numbers. searched: trajectories found in `seconds` at `cost`, not before a restart."""
     rewards = np.array([r for f in found for r in f.rewards])
     finite = rewards[np.isfinite(rewards)]
     values = {
@@ -75,7 +76,8 @@ def search_metrics(found: Sequence[Accepted], reward_calls: int, seconds: float,
         "reward/infeasible": float(len(rewards) - len(finite)),
         "search/ess": float(np.mean([e for f in found for e in f.ess])),
         "search/nfe_per_sample": float(np.average([f.nfe for f in found], weights=[len(f.rewards) for f in found])),
-        "search/reward_calls": float(reward_calls),
+        "search/reference_per_sample": cost.reference / max(searched, 1),
+        "search/reward_calls": float(cost.reward),
         "search/samples_per_s": searched / max(seconds, 1e-9),
         "time/estep_s": seconds,
     }

@@ -47,7 +47,7 @@ def to_table(chunk: Chunk, found: Trajectories) -> pa.Table:
     num = len(chunk.conditions)
     states = found.states.transpose(0, 1).float().cpu().numpy()
     sample = pixels(found.sample)
-    nfe = (found.cost.network + found.cost.reference) / num
+    nfe = found.cost.network / num
     plain = {
         "round": pa.array([chunk.round] * num, pa.int64()),
         "trajectory": pa.array(chunk.trajectories, pa.int64()),

@@ -81,6 +81,7 @@ class Search(Section):
         description="trajectories per work item: the unit of scheduling, retry and durability",
     )
     micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
+    decode_batch: int = Field(default=128, ge=1, description="largest number of states decoded to images at once")
 
     @field_validator("anchor")
     @classmethod
@@ -176,6 +177,16 @@ class Roles(Section):
     train: Role = Field(default_factory=Role, description="ranks of the M-step")
 
 
+def free() -> tuple[str, ...]:
+    """Keys on which no result depends: places, resources, deadlines, trackers. Torch threads and the number of ranks
+    are not among them: they decide the order of sums."""
+    kept = {"search": {"threads"}, "reward": {"threads"}, "train": {"threads", "replicas"}}
+    return (
+        "track",
+        *(f"roles.{role}.{key}" for role in kept for key in Role.model_fields if key not in kept[role]),
+    )
+
+
 class Evaluate(Section):
     samples: int = Field(
         default=100, ge=1, description="fresh samples per round, without search, on fixed seeds and prompts"
@@ -225,8 +236,14 @@ class Config(Section):
     )
 
     def identity(self) -> str:
-        """sha256 of all that results depend on: not of search's and reward's resources, nor of trackers."""
-        fixed = self.model_dump(mode="json", exclude={"roles": {"search", "reward"}, "track": True})
+        """sha256 of everything that results depend on; what `free` names may change when a run is continued."""
+        fixed = self.model_dump(mode="json")
+        for key in free():
+            *sections, last = key.split(".")
+            node = fixed
+            for section in sections:
+                node = node[section]
+            del node[last]
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     @field_validator("reward", mode="before")
@@ -252,6 +269,11 @@ class Config(Section):
         search = info.data.get("search")
         if value.weights == "trajectory" and search and search.kind == "best_of_n":
             raise ValueError("mstep.weights = trajectory: best_of_n keeps the argmax and has no weights; allowed: none")
+        if value.weights == "trajectory" and search and search.kind == "none" and search.beta > 0:
+            raise ValueError(
+                f"mstep.weights = trajectory: plain samples have weights for search.anchor = current only, "
+                f"not {search.anchor}; allowed: none"
+            )
         if value.candidates == "all" and search and search.kind != "dav":
             raise ValueError(f"mstep.candidates = all: {search.kind} keeps no candidates; allowed: winner")
         if value.candidates == "all" and value.weights == "trajectory":
@@ -267,7 +289,7 @@ class Config(Section):
         search, mstep, ranks = info.data.get("search"), info.data.get("mstep"), value.train.replicas
         if search is None or mstep is None:
             return value
-        group = min(search.trajectories, mstep.group * search.chunk or search.trajectories)
+        group = min(search.trajectories, mstep.group * search.chunk)
         if group < ranks:
             raise ValueError(
                 f"roles.train.replicas = {ranks}: the trainer gets {group} trajectories at a time; "

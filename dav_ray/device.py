@@ -1,15 +1,6 @@
-"""Where a role's torch work happens, and how quiet its libraries are."""
+"""How quiet a role's libraries are."""
 
 from __future__ import annotations
-
-import os
-
-
-def role_device() -> str:
-    """cuda where Ray gave this process a GPU, else cpu."""
-    import torch
-
-    return "cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available() else "cpu"
 
 
 def quiet() -> None:

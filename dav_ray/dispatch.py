@@ -34,8 +34,10 @@ class _Running:
 class Dispatcher:
     """Keeps the workers busy. A method call returns two results: a table, left in the object store, and its meta."""
 
-    def __init__(self, workers: dict[str, Any], log: RunLog, timeout_s: float, restart_timeout_s: float) -> None:
-        self._workers, self._log = workers, log
+    def __init__(
+        self, workers: dict[str, Any], run_dir: str, log: RunLog, timeout_s: float, restart_timeout_s: float
+    ) -> None:
+        self._workers, self._run_dir, self._log = workers, run_dir, log
         self._timeout_s, self._restart_timeout_s = timeout_s, restart_timeout_s
         self._lost: dict[str, tuple[Any, float, float]] = {}  # worker -> (ping, asked at, lost at)
         self.busy_s = 0.0
@@ -76,7 +78,7 @@ class Dispatcher:
     def _collect(self, schedule: Schedule[Any], entry: _Running, ref: Any, on_result: Callable[..., None]) -> None:
         try:
             meta = ray.get(ref)
-        except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
+        except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.OutOfMemoryError) as error:
             self._lose(schedule, entry, error)
             return
         except exceptions.RayTaskError as error:
@@ -93,21 +95,21 @@ class Dispatcher:
         except Exhausted as exhausted:
             raise RunError("search", f"chunk {entry.item.name} was {exhausted} by its workers") from error
         self._log.event("requeued", item=entry.item.name)
-        self._lost[entry.worker] = (self._workers[entry.worker].ready.remote(), now, now)
+        self._lost[entry.worker] = (self._workers[entry.worker].ready.remote(self._run_dir), now, now)
 
     def _probe_lost(self) -> None:
         """Workers that Ray restarts come back when they answer."""
         now = time.monotonic()
         for name, (ping, asked, since) in list(self._lost.items()):
-            if now - since > self._restart_timeout_s:
-                raise RunError("search", f"{name} did not come back in {self._restart_timeout_s:.0f} s")
+            if now - since > self._restart_timeout_s and len(self._lost) == len(self._workers):
+                raise RunError("search", f"no worker is left; {name} did not come back in {now - since:.0f} s")
             if not ray.wait([ping], timeout=0)[0]:
                 continue
             try:
                 ray.get(ping)
-            except exceptions.RayActorError:
+            except exceptions.RayError:
                 if now - asked > PING_EVERY_S:
-                    self._lost[name] = (self._workers[name].ready.remote(), now, since)
+                    self._lost[name] = (self._workers[name].ready.remote(self._run_dir), now, since)
                 continue
             del self._lost[name]
             self._log.event("worker_back", worker=name)

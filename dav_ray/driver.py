@@ -5,14 +5,17 @@ prompts, seeds -> search actors -> shards, committed by the manifest -> Ray Trai
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import yaml
 
 from dav_ray.config import Config
+from dav_ray.errors import DavRayError, RunError
 from dav_ray.interrupt import interruptible
 from dav_ray.manifest import ManifestStore
 from dav_ray.progress import Progress
@@ -36,10 +39,16 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
     if stored is not None and stored.phase == "done":
         progress.say(f"{place}: this run is finished ({config.rounds} rounds); report: {place}/report.html")
         return
+    progress.say(f"dav_ray: {recipe.name} in {place}")
+    with interruptible():
+        _run(recipe, storage, place, address, progress)
+
+
+def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: Progress) -> None:
     from dav_ray.session import connected, session
 
-    progress.say(f"dav_ray: {recipe.name} in {place}")
-    with connected(address, config), interruptible():
+    config = recipe.config
+    with connected(address, config), interruptible():  # Ray's start takes the signals over: take them back
         storage.write("config.yaml", recipe.yaml.encode())
         write_marker(storage)
         store = ManifestStore(storage)
@@ -49,12 +58,29 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
         log.event("driver_started", round=opened.round, phase=opened.phase)
         store.sweep_orphans()
         progress.say("starting the search, reward and train actors")
-        with session(config, place, f"dav_ray-{config.identity()[:8]}-{os.getpid()}-{opened.epoch}") as actors:
+        name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}-{opened.epoch}"
+        with failures(log), session(config, place, name) as actors:
             from dav_ray.rounds import Rounds
 
             align(config, store, Rounds(config, storage, store, actors, log, progress), progress)
         trackers.finish()
     _finish(storage, store, place, progress)
+
+
+@contextlib.contextmanager
+def failures(log: RunLog) -> Iterator[None]:
+    """Write down what ended the run; what Ray or the disk raised becomes a RunError of one line."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except DavRayError as error:
+        log.event("run_failed", cause=str(error))
+        raise
+    except (RayError, OSError) as error:
+        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        log.event("run_failed", cause=cause)
+        raise RunError("driver", cause) from error
 
 
 def align(config: Config, store: ManifestStore, rounds: Rounds, progress: Progress) -> None:
@@ -97,7 +123,7 @@ def _finish(storage: Storage, store: ManifestStore, place: str, progress: Progre
     from dav_ray.report import write_report
     from dav_ray.summary import render_rounds
 
+    path = write_report(place)  # before the run is called finished: a rerun would not write it
     store.finish()
-    path = write_report(place)
     progress.say(render_rounds(storage))
     progress.say(f"finished in {progress.seconds():.0f} s; report: {path}")

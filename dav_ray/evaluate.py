@@ -52,7 +52,7 @@ def evaluation_chunks(
     settings = config.evaluate
     first = settings.seed if seed is None else seed
     chunks: list[EvaluationChunk] = []
-    kl = settings.kl_samples if num is None else 0
+    kl = min(settings.kl_samples, settings.samples) if num is None else 0
     for part, measured in ((range(0, kl), True), (range(kl, num or settings.samples), False)):
         for span in spans(len(part), settings.batch):
             numbers = tuple(part[i] for i in span)
@@ -72,6 +72,8 @@ def evaluation_chunks(
 
 def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: EvaluationChunk) -> pa.Table:
     """One row per sample: sample, seed, condition, reward, heldout/<name>, kl (or null), features, image."""
+    import torch
+
     from dav_ray.noise import PipelineNoise
     from dav_ray.rewards.base import check, evaluate
     from dav_ray.search.base import ancestral
@@ -92,7 +94,8 @@ def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: Evaluat
     for name, reward in judges.heldout:
         values = check(evaluate(reward, pictures, chunk.conditions, False), num, reward=name, chunk=chunk.name)
         columns[f"heldout/{name}"] = pa.array(values, pa.float64())
-    features = judges.features(images).float().cpu().numpy()
+    with torch.no_grad():
+        features = judges.features(images.cpu()).float().numpy()
     fields = [pa.field(name, column.type) for name, column in columns.items()]
     fields.append(buffer.tensor_field("features", features))
     return pa.Table.from_arrays([*columns.values(), buffer.tensor_column(features)], schema=pa.schema(fields))

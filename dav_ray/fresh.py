@@ -31,8 +31,7 @@ def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str)
     if manifest is None:
         raise UserError(f"{run_dir}: is no run directory (it has no manifest.json)")
     config = from_yaml(storage.read("config.yaml").decode(), f"{place}/config.yaml").config
-    prompts = (config.prompts,) if isinstance(config.prompts, str) else config.prompts
-    chunks = evaluation_chunks(config, manifest.closed, manifest.policy_version, prompts, num, seed)
+    chunks = evaluation_chunks(config, manifest.closed, manifest.policy_version, config.prompts, num, seed)
     tables: dict[int, pa.Table] = {}
     with connected(address, config):
         write_marker(storage)
@@ -40,6 +39,6 @@ def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str)
         with session(config, place, name, train=False) as actors:
             role = config.roles.search
             log = RunLog(storage, manifest.epoch)
-            dispatcher = Dispatcher(actors.workers, log, role.call_timeout_s, role.start_timeout_s)
+            dispatcher = Dispatcher(actors.workers, place, log, role.call_timeout_s, role.start_timeout_s)
             dispatcher.run("evaluate", chunks, lambda chunk, table, _: tables.__setitem__(chunk.index, ray.get(table)))
     return manifest.closed, pa.concat_tables([tables[index] for index in sorted(tables)])

@@ -30,13 +30,16 @@ def interruptible() -> Iterator[None]:
     try:
         yield
         check()
+    except SystemExit as stopped:
+        check()
+        # while Ray starts, its own handler answers SIGTERM with the bare number
+        raise SystemExit(128 + signal.SIGTERM if stopped.code == signal.SIGTERM else stopped.code) from None
     except BaseException:
         check()
         raise
     finally:
         for number, handler in zip(SIGNALS, previous, strict=True):
             signal.signal(number, handler)
-        _received.clear()
 
 
 def check() -> None:

@@ -69,7 +69,9 @@ def model_mistakes(config: Config) -> Iterator[str]:
 
 
 def _is_hub_id(path: str) -> bool:
-    return not (path.startswith((".", "/", "~")) or path.count("/") > 1 or os.path.exists(path))
+    """org/name, where no local folder could be meant."""
+    parts = path.split("/")
+    return len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~") and not os.path.exists(parts[0])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -104,9 +106,9 @@ def _part_mistakes(folder: Path, index: dict[str, Any], variant: str | None) -> 
             yield f"the folder {part} is missing"
     for part in NETWORKS:
         pattern = f"*.{variant}*" if variant else "*"
-        weights = [file for file in (folder / part).glob(pattern) if file.suffix in (".safetensors", ".bin")]
+        weights = [file for file in (folder / part).glob(pattern) if file.suffix == ".safetensors"]
         if (folder / part).is_dir() and not weights:
-            yield f"the folder {part} has no weights{f' of variant {variant}' if variant else ''}"
+            yield f"the folder {part} has no safetensors weights{f' of variant {variant}' if variant else ''}"
     try:
         inputs = _read_json(folder / "unet" / "config.json").get("in_channels", 4)
         latents = _read_json(folder / "vae" / "config.json").get("latent_channels", 4)

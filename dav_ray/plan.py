@@ -44,7 +44,7 @@ class Plan:
 
 def plan(config: Config) -> Plan:
     """The costs of design section 2, for image models."""
-    search, mstep = config.search, config.mstep
+    search = config.search
     evaluations, calls = _per_sample(config)
     transitions = search.trajectories * search.steps
     return Plan(
@@ -56,7 +56,7 @@ def plan(config: Config) -> Plan:
         reward_calls=calls,
         chunks=ceil(search.trajectories / search.chunk),
         transitions=transitions,
-        optimizer_steps=ceil(transitions / mstep.batch_size) * mstep.epochs,
+        optimizer_steps=_optimizer_steps(config),
     )
 
 
@@ -113,6 +113,18 @@ def _per_sample(config: Config) -> tuple[int, int]:
     if search.gradient:  # the parents are evaluated again, with backward
         return steps + (steps - 1) * candidates, steps * candidates + steps
     return 1 + (steps - 1) * candidates, steps * candidates
+
+
+def _optimizer_steps(config: Config) -> int:
+    """Per round, as the rank with most rows counts them: the first epoch group by group, later ones over all."""
+    search, mstep, world = config.search, config.mstep, config.roles.train.replicas
+    group = mstep.group * search.chunk
+    groups = [min(group, search.trajectories - start) for start in range(0, search.trajectories, group)]
+    if len(groups) > 1 and groups[-1] < world:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    shares = [ceil(rows / world) * search.steps for rows in groups]
+    size = max(1, mstep.batch_size // world)
+    return sum(ceil(share / size) for share in shares) + (mstep.epochs - 1) * ceil(sum(shares) / size)
 
 
 def _needs(config: Config) -> tuple[RoleNeed, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dav_ray.config import Config
-from dav_ray.diffusion.stable_diffusion import StableDiffusion
+from dav_ray.diffusion.stable_diffusion import DTYPES, StableDiffusion, ddim
 from dav_ray.errors import UserError
 from dav_ray.storage import Storage, open_storage
 
@@ -104,7 +104,6 @@ def load(run_dir: str, version: int | None = None) -> Any:
     version: a policy version; default: the last one. UserError if there is no run at `run_dir`.
     """
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     from dav_ray.manifest import ManifestStore
     from dav_ray.model_folder import model_path
@@ -118,11 +117,14 @@ def load(run_dir: str, version: int | None = None) -> Any:
     version = manifest.policy_version if version is None else version
     pipe: Any = StableDiffusionPipeline.from_pretrained(
         model_path(config.model.path),
-        torch_dtype=torch.float32,
+        torch_dtype=DTYPES[config.model.dtype],
+        variant=config.model.variant,
+        revision=config.model.revision,
+        use_safetensors=True,
         safety_checker=None,
         requires_safety_checker=False,
     )
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = ddim(pipe.scheduler)
     if version > 0:
         _attach(pipe, storage, version, config)
     return pipe

@@ -20,12 +20,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dav_ray.config import Config
+from dav_ray.config import Config, free
 from dav_ray.errors import UserError
 from dav_ray.keys import allowed, nearest_key, required_below, show
 
 SHIPPED = Path(__file__).parent / "recipes"
-RESTARTABLE = ("roles.search", "roles.reward", "track")  # may change when a run is continued
 
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 _WHAT = {**dict.fromkeys(_OUT_OF_RANGE, "out of range"), "literal_error": "unknown value"}
@@ -72,14 +71,14 @@ def shipped() -> list[str]:
 def differing_keys(stored: str, given: str) -> list[str]:
     """One line per key that differs between two stored configurations, with both values.
 
-    Keys that may change when a run is continued (resources of search and reward, trackers) are left out.
+    Keys that may change when a run is continued (`config.free`: resources, deadlines, trackers) are left out.
     """
     old, new = (dict(_flat(OmegaConf.to_container(OmegaConf.create(text)))) for text in (stored, given))
-    absent = object()
+    absent, may_change = object(), free()
     lines = []
     for key in [*new, *(key for key in old if key not in new)]:
         was, now = (values.get(key, absent) for values in (old, new))
-        if was != now and not any(key == free or key.startswith(f"{free}.") for free in RESTARTABLE):
+        if was != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):
             words = ["not set" if value is absent else show(value) for value in (was, now)]
             lines.append(f"{key}: was {words[0]}, now {words[1]}")
     return lines

@@ -12,7 +12,7 @@ import io
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def render(storage: Storage) -> str:
         ],
         all_metrics=_all_metrics(run),
         versions=sorted((run.manifest.get("versions") or {}).items()),
-        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         plotly_js=get_plotlyjs(),
     )
 

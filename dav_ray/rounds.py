@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import ray
+from ray import exceptions
 
 from dav_ray import buffer, evaluate
 from dav_ray.accepted import Accepted, fit_weights, load_shard, search_metrics
 from dav_ray.config import Config
 from dav_ray.dispatch import Dispatcher
-from dav_ray.errors import RunError
+from dav_ray.errors import DavRayError, RunError
 from dav_ray.interrupt import check
 from dav_ray.manifest import ManifestStore, Shard
 from dav_ray.mstep.mailbox import Job, ask
@@ -26,7 +28,8 @@ from dav_ray.storage import Storage
 from dav_ray.types import Chunk, Cost, EvaluationChunk
 
 POLL_S = 0.2
-TRAIN_RESTARTS = 3  # per round, after errors of a rank; ranks that were killed are started again without count
+BUSY_TIMEOUT_S = 5.0
+TRAIN_RESTARTS = 3  # per round, after an error of a rank; the peers of a rank that was killed raise one too
 
 
 class Rounds:
@@ -44,9 +47,8 @@ class Rounds:
         self._config, self._storage, self._store = config, storage, store
         self._actors, self._log, self._progress = actors, log, progress
         role = config.roles.search
-        self._dispatcher = Dispatcher(actors.workers, log, role.call_timeout_s, role.start_timeout_s)
-        prompts = config.prompts
-        self._prompts = (prompts,) if isinstance(prompts, str) else prompts
+        self._dispatcher = Dispatcher(actors.workers, storage.uri, log, role.call_timeout_s, role.start_timeout_s)
+        self._prompts = config.prompts
 
     # -- E-step ---------------------------------------------------------------------------------------------------
 
@@ -74,10 +76,11 @@ class Rounds:
         self._dispatcher.run("search", open_chunks, commit, tick)
         ordered = [accepted[index] for index in sorted(accepted)]
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
-        values = search_metrics(ordered, cost.reward, seconds, searched)
+        values = search_metrics(ordered, cost, seconds, searched)
         for role, busy_s in self._busy().items():
             actors = self._actors.workers if role == "search" else self._actors.rewards
-            values[f"util/{role}"] = (busy_s - busy[role]) / max(seconds * len(actors), 1e-9)
+            # an actor that was restarted counts from zero again
+            values[f"util/{role}"] = max(0.0, busy_s - busy[role]) / max(seconds * len(actors), 1e-9)
         self._log.metrics(state.round, "search", values)
         return ordered
 
@@ -86,7 +89,7 @@ class Rounds:
         self._store.commit([Shard(meta.path, meta.sha256, meta.index, meta.rows, meta.policy_version)])
         seconds = round(meta.seconds, 3)
         self._log.event("chunk_committed", round=self._store.current.round, chunk=meta.index, seconds=seconds)
-        nfe = (meta.cost.network + meta.cost.reference) / meta.rows
+        nfe = meta.cost.network / meta.rows
         return Accepted(
             meta.index, table, meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess, nfe
         )
@@ -117,9 +120,14 @@ class Rounds:
         ]
 
     def _busy(self) -> dict[str, float]:
-        """Seconds that each role's actors have worked so far, added up."""
-        rewards = [ask(actor.busy_s.remote()) for actor in self._actors.rewards.values()]
-        return {"search": self._dispatcher.busy_s, "reward": sum(rewards)}
+        """Seconds that each role's actors have worked so far, added up; one that does not answer counts nothing."""
+        refs = [actor.busy_s.remote() for actor in self._actors.rewards.values()]
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=BUSY_TIMEOUT_S)
+        rewards = 0.0
+        for ref in ready:
+            with contextlib.suppress(exceptions.RayActorError):
+                rewards += ask(ref)
+        return {"search": self._dispatcher.busy_s, "reward": rewards}
 
     # -- M-step ---------------------------------------------------------------------------------------------------
 
@@ -139,9 +147,8 @@ class Rounds:
             self._check_trainer(start)
             self._progress.update(state.round, f"fit: {time.monotonic() - start:.0f} s")
             time.sleep(POLL_S)
-        if isinstance(result, str):
-            raise RunError("train", result)
-        result["util/train"] = min(1.0, result["time/mstep_s"] / max(time.monotonic() - start, 1e-9))
+        if isinstance(result, DavRayError):
+            raise result
         self._log.metrics(state.round, "mstep", result)
         self._log.event("policy_written", version=state.policy_version + 1)
 
@@ -152,7 +159,7 @@ class Rounds:
     def _groups(self) -> list[Sequence[int]]:
         """Chunk numbers by group; a last group too small for the ranks joins the one before."""
         chunks = self._chunks()
-        size = self._config.mstep.group or len(chunks)
+        size = self._config.mstep.group
         groups: list[Sequence[int]] = [list(span) for span in spans(len(chunks), size)]
         rows = sum(len(chunks[i].trajectories) for i in groups[-1])
         if len(groups) > 1 and rows < self._config.roles.train.replicas:
@@ -164,7 +171,13 @@ class Rounds:
         world = self._config.roles.train.replicas
         rows = sum(len(c.trajectories) for c in chunks)
         edges = [round(i * rows / world) for i in range(1, world)]
-        dataset = ray.data.from_arrow_refs([c.table for c in chunks])
+        try:
+            dataset = ray.data.from_arrow_refs([c.table for c in chunks])
+        except exceptions.ObjectLostError:
+            # the node that held them is gone: the shards are the record
+            self._log.event("tables_lost", round=self._store.current.round, group=number)
+            again = {found.index: found.table for found in self.reload()}
+            dataset = ray.data.from_arrow_refs([again[c.index] for c in chunks])
         shares = dataset.split_at_indices(edges) if edges else [dataset.materialize()]
         mine = {n: weights[n] for c in chunks for n in c.trajectories}
         ask(self._actors.mailbox.post_group.remote(number, shares, mine))
@@ -229,8 +242,8 @@ class Rounds:
         )
         table = pa.concat_tables([tables[index] for index in sorted(tables)])
         metrics = {**evaluate.summarise(table), "time/evaluate_s": time.monotonic() - start}
-        self._storage.write(_evaluation_path(round), buffer.encode(table)[0])
         self._log.metrics(round, "evaluate", metrics)
+        self._storage.write(_evaluation_path(round), buffer.encode(table)[0])  # last: it tells that round 0 is done
         self._progress.say(evaluate.one_line(round, metrics))
         return metrics
 

@@ -58,8 +58,8 @@ def connected(address: str, config: Config) -> Iterator[None]:
     """A connection to Ray: an embedded one for `local` (ended afterwards), else the cluster at `address`."""
     os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    # Ray's own news about defaults that will change is not the user's business here
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # a worker that was given no GPU must not see any
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -78,7 +78,7 @@ def connected(address: str, config: Config) -> Iterator[None]:
         options |= {"address": address}
     try:
         ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, exceptions.RayError) as error:
         raise UserError(
             f"--address {address}: {str(error).splitlines()[0]}; allowed: auto, local or HOST:PORT"
         ) from error
@@ -91,7 +91,8 @@ def connected(address: str, config: Config) -> Iterator[None]:
 
 @contextlib.contextmanager
 def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> Iterator[Session]:
-    """Start every role and wait until all stand. RunError naming the role that never came up."""
+    """Start every role and wait for search and reward; the trainer comes up meanwhile. RunError names a role that never
+    came up."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = (
         ray.remote(Mailbox)
@@ -99,14 +100,14 @@ def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> I
         .remote()
     )
     started = Session(config, run_dir, name, mailbox)
-    with tempfile.TemporaryDirectory(prefix="dav_ray-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="dav_ray-", ignore_cleanup_errors=True) as scratch:
         try:
             if train:
                 started.start_trainer(scratch)
             pools = _start_rewards(started)
             _start_search(started, pools)
-            _await_ready("reward", started.rewards, config.roles.reward.start_timeout_s)
-            _await_ready("search", started.workers, config.roles.search.start_timeout_s)
+            _await_ready("reward", started.rewards, run_dir, config.roles.reward.start_timeout_s)
+            _await_ready("search", started.workers, run_dir, config.roles.search.start_timeout_s)
             yield started
         finally:
             started.stop()
@@ -155,9 +156,9 @@ def _options(role: Role, name: str, namespace: str) -> dict[str, Any]:
     return options
 
 
-def _await_ready(role: str, actors: dict[str, Any], timeout_s: float) -> None:
+def _await_ready(role: str, actors: dict[str, Any], run_dir: str, timeout_s: float) -> None:
     """Wait for the first answer of every actor."""
-    waiting = {actor.ready.remote(): name for name, actor in actors.items()}
+    waiting = {actor.ready.remote(run_dir): name for name, actor in actors.items()}
     deadline = time.monotonic() + timeout_s
     while waiting:
         check()

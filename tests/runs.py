@@ -34,9 +34,9 @@ def recipe(folder: Path, **changes: Any) -> Path:
         "mstep": {"batch_size": 16, "lora": {"rank": 2}},
         "evaluate": {"samples": 6, "batch": 4, "kl_samples": 2, "grid": 6},
         "roles": {
-            "search": {"replicas": 2, "cpus": 0.5},
-            "reward": {"replicas": 1, "cpus": 0.25},
-            "train": {"replicas": 2, "cpus": 0.5},
+            "search": {"replicas": 2, "cpus": 0.2},
+            "reward": {"replicas": 1, "cpus": 0.1},
+            "train": {"replicas": 2, "cpus": 0.2},
         },
     }
     settings.update(changes)

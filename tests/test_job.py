@@ -41,7 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     port = free_port()
     command = [RAY, "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={port}"]
     command += [
-        "--num-cpus=6",
+        "--num-cpus=2",
         "--min-worker-port=21000",
         "--max-worker-port=21999",
         f"--ray-client-server-port={free_port()}",

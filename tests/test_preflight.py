@@ -96,7 +96,7 @@ def test_right_input_passes(folder: Path, overrides: list[str]) -> None:
         (["model.path=a/b/c"], "model.path = a/b/c: no such folder; allowed: "),
         (["model.path=."], "model.path = .: is no diffusers pipeline: "),
         (["model.path=shipped:dgits"], "model.path = shipped:dgits: no such shipped model; allowed: "),
-        (["model.variant=fp16"], "model.path = ./pipeline: the folder unet has no weights of variant fp16"),
+        (["model.variant=fp16"], "model.path = ./pipeline: the folder unet has no safetensors weights of variant fp16"),
         (
             ["search.steps=101"],
             "search.steps = 101: out of range; allowed: 2 to 100, the model's training steps",

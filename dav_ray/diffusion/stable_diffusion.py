@@ -24,6 +24,15 @@ from dav_ray.types import Cost, StepLoss, Transitions
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def ddim(scheduler: Any) -> Any:
+    """The DDIM sampler over another scheduler's noise schedule. Schedulers that know no `clip_sample` do not clip;
+    DDIM's own default would."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    known = "clip_sample" in scheduler.config
+    return DDIMScheduler.from_config(scheduler.config, **({} if known else {"clip_sample": False}))
+
+
 @dataclass(frozen=True)
 class Parts:
     """The parts of a pipeline that sampling needs, weights frozen."""
@@ -39,7 +48,6 @@ class Parts:
         cls, path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None
     ) -> Parts:
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         pipe: Any = StableDiffusionPipeline.from_pretrained(
             path,
@@ -48,8 +56,9 @@ class Parts:
             revision=revision,
             safety_checker=None,
             requires_safety_checker=False,
+            use_safetensors=True,  # never a pickle
         )
-        scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        scheduler = ddim(pipe.scheduler)
         for module in (pipe.unet, pipe.vae, pipe.text_encoder):
             module.requires_grad_(False).eval()
         return cls(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, scheduler)
@@ -66,6 +75,7 @@ class StableDiffusion:
         eta: float = 1.0,
         guidance_scale: float = 1.0,
         micro_batch: int = 128,
+        decode_batch: int = 128,
         device: str | torch.device = "cpu",
         autocast: str = "float32",
     ) -> None:
@@ -78,7 +88,7 @@ class StableDiffusion:
         self.adapted = False
         self._dtype = parts.unet.dtype
         self._guidance = guidance_scale
-        self._limit = micro_batch
+        self._limit, self._decode_limit = micro_batch, decode_batch
         self._device = torch.device(device)
         self._autocast = DTYPES[autocast]
         self._embeddings: dict[str, Tensor] = {}
@@ -104,6 +114,7 @@ class StableDiffusion:
             eta=search.eta,
             guidance_scale=search.guidance_scale,
             micro_batch=micro_batch or search.micro_batch,
+            decode_batch=search.decode_batch,
             device=device,
             autocast=autocast,
         )
@@ -176,7 +187,7 @@ class StableDiffusion:
         """Images [B, 3, H, W] float32 in [0, 1]."""
         vae = self._parts.vae
         latents = (x_0 / vae.config.scaling_factor).to(vae.dtype)
-        images = [vae.decode(latents[rows]).sample.float() for rows in rows_per_call(len(x_0), self._limit)]
+        images = [vae.decode(latents[rows]).sample.float() for rows in rows_per_call(len(x_0), self._decode_limit)]
         return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
 
     def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:

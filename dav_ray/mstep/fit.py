@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dav_ray.config import MStep
 from dav_ray.diffusion.base import Diffusion
+from dav_ray.errors import RunError
 from dav_ray.mstep.objective import Rows, accumulate, batches
 from dav_ray.noise import generator
 
@@ -30,6 +31,7 @@ class Totals:
     nll: float = 0.0
     kl: float = 0.0
     grad_norms: list[float] = field(default_factory=list)  # before clipping, one per optimizer step
+    busy_s: float = 0.0  # in optimizer steps, not waiting for groups
 
 
 class Fitter:
@@ -71,8 +73,10 @@ class Fitter:
         # one number longer than the search's keys (seed, round, trajectory, t, copy): no stream serves twice
         order = generator(self._seed, *key, rank, 0)
         size = max(1, self._config.batch_size // world)
+        start = time.monotonic()
         for index, t in batches(rows, self._diffusion.steps, size, order):
             self._step(rows, index, t, totals)
+        totals.busy_s += time.monotonic() - start
 
     def _step(self, rows: Rows, index: Tensor, t: Tensor, totals: Totals) -> None:
         real = total(float(rows.real[index].sum()))
@@ -94,6 +98,8 @@ class Fitter:
         )
         self._scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
+        if not self._scaler.is_enabled() and not bool(torch.isfinite(norm)):
+            raise RunError("train", "the gradient is not finite")  # with float16 the scaler skips such a step
         self._scaler.step(self.optimizer)
         self._scaler.update()
         totals.nll += nll
@@ -112,6 +118,7 @@ class Fitter:
             "mstep/optimizer_steps": float(len(norms)),
             "mstep/rows": float(totals.rows),
             "time/mstep_s": seconds,
+            "util/train": totals.busy_s / max(seconds, 1e-9),
         }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 
+from dav_ray.errors import DavRayError
+
 
 def ask(answer: Any, timeout_s: float | None = None) -> Any:
     """What an actor answers; handles are untyped, and so is this."""
@@ -33,18 +35,15 @@ class Mailbox:
         self._groups: dict[int, tuple[list[Any], dict[int, float]]] = {}
         self._result: dict[str, float] | None = None
         self._weights: tuple[int, Any] | None = None
-        self._failure: str | None = None
+        self._failure: DavRayError | None = None
         self._troubles: list[str] = []  # what ranks raised since the last result
         self._alive: set[int] = set()
         self._stopped = False
 
-    async def ready(self) -> bool:
-        return True
-
     async def post_job(self, job: Job) -> None:
         """Open a round; what was posted for another one is dropped."""
         if self._job != job:
-            self._job, self._groups, self._result, self._failure = job, {}, None, None
+            self._job, self._groups, self._result = job, {}, None
 
     async def post_group(self, number: int, shares: list[Any], weights: dict[int, float]) -> None:
         """shares: one Ray dataset of rows per rank; weights: W by trajectory number."""
@@ -60,7 +59,10 @@ class Mailbox:
             return "stop"
         return self._job if self._result is None else None
 
-    async def group(self, round: int, number: int, rank: int) -> tuple[Any, dict[int, float]] | None:
+    async def group(self, round: int, number: int, rank: int) -> tuple[Any, dict[int, float]] | str | None:
+        """A rank's dataset and the weights of the group; "stop" at the run's end; None while it is not there."""
+        if self._stopped:
+            return "stop"
         if self._job is None or self._job.round != round or number not in self._groups:
             return None
         shares, weights = self._groups[number]
@@ -70,9 +72,9 @@ class Mailbox:
         if self._job is not None and self._job.round == round:
             self._result, self._weights, self._troubles = metrics, (version, weights), []
 
-    async def fail(self, cause: str) -> None:
+    async def fail(self, error: DavRayError) -> None:
         """A fault that no retry mends."""
-        self._failure = cause
+        self._failure = error
 
     async def trouble(self, cause: str) -> None:
         """A rank raised this; Ray Train starts the ranks again."""
@@ -81,8 +83,8 @@ class Mailbox:
     async def troubles(self) -> list[str]:
         return self._troubles
 
-    async def result(self, round: int) -> dict[str, float] | str | None:
-        """Metrics of the round, or the failure in words, or None."""
+    async def result(self, round: int) -> dict[str, float] | DavRayError | None:
+        """Metrics of the round, or the failure, or None."""
         if self._failure is not None:
             return self._failure
         return self._result if self._job is not None and self._job.round == round else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dav_ray.config import Config
+from dav_ray.errors import DavRayError, RunError
 from dav_ray.mstep.mailbox import Job, ask
 
 POLL_S = 0.1
@@ -74,8 +75,10 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     mailbox = ray.get_actor(spec.mailbox, namespace=spec.namespace)
     try:
         serve(spec, mailbox, ray.train.get_context().get_world_rank())
-    except DataFault as fault:
-        ask(mailbox.fail.remote(str(fault)))
+    except Stopped:
+        return
+    except DavRayError as error:
+        ask(mailbox.fail.remote(error))
         raise
     except Exception as error:
         ask(mailbox.trouble.remote(f"{type(error).__name__}: {error}"))
@@ -95,8 +98,8 @@ def serve(spec: TrainSpec, mailbox: Any, rank: int) -> None:
         learner.train(job, _groups(mailbox, job, rank), mailbox, rank)
 
 
-class DataFault(Exception):
-    """Rows or weights that are wrong: training again would not mend it."""
+class Stopped(Exception):
+    """The run ended while this rank waited for rows."""
 
 
 class Learner:
@@ -104,12 +107,14 @@ class Learner:
 
     def __init__(self, spec: TrainSpec) -> None:
         import torch
+        from ray import get_runtime_context
         from ray.train.torch import get_device, prepare_model
 
         from dav_ray.device import quiet
         from dav_ray.diffusion.stable_diffusion import StableDiffusion
         from dav_ray.model_folder import model_path
         from dav_ray.mstep.fit import Fitter
+        from dav_ray.run_files import check_marker
         from dav_ray.storage import open_storage
 
         quiet()
@@ -134,6 +139,7 @@ class Learner:
             **({"defer": defer} if defer else {}),
         )
         self._config, self._storage = config, open_storage(spec.run_dir)
+        check_marker(self._storage, get_runtime_context().get_node_id())
         self.version = 0
 
     def train(self, job: Job, groups: Iterator[Any], mailbox: Any, rank: int) -> None:
@@ -144,7 +150,9 @@ class Learner:
             self._restore(job.base)
         metrics = self._fitter.fit(job.round, groups)
         if int(metrics["mstep/rows"]) != job.rows:
-            raise DataFault(f"round {job.round}: trained on {metrics['mstep/rows']:.0f} rows of {job.rows} committed")
+            raise RunError(
+                "train", f"round {job.round}: trained on {metrics['mstep/rows']:.0f} rows of {job.rows} committed"
+            )
         self.version = job.base + 1
         if rank == 0:
             policy.save(self._storage, self.version, self._diffusion, self._fitter.optimizer)
@@ -155,8 +163,6 @@ class Learner:
         """Go on from a stored policy, after a restart."""
         from dav_ray import policy
 
-        if version == 0:
-            raise DataFault("round 1 starts from a policy that is not the pretrained one")
         lora = self._config.mstep.parameters == "lora"
         policy.set_weights(self._diffusion, policy.read_weights(self._storage, version, lora=lora))
         policy.read_optimizer(self._storage, version, self._fitter.optimizer)
@@ -170,6 +176,8 @@ def _groups(mailbox: Any, job: Job, rank: int) -> Iterator[Any]:
     for number in range(job.groups):
         while (posted := ask(mailbox.group.remote(job.round, number, rank))) is None:
             time.sleep(POLL_S)
+        if posted == "stop":
+            raise Stopped
         share, weights = posted
         tables = list(share.iter_batches(batch_size=None, batch_format="pyarrow"))
         yield buffer.to_rows(buffer.concat(tables), weights)

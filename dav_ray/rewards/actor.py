@@ -29,9 +29,14 @@ class RewardActor:
         self._reward = resolve(kind)(**args)
         self._busy_s = 0.0
 
-    def ready(self) -> str:
-        """The node's id, once the reward stands."""
-        return ray.get_runtime_context().get_node_id()
+    def ready(self, run_dir: str) -> str:
+        """The node's id, once the reward stands and the run directory is reachable."""
+        from dav_ray.run_files import check_marker
+        from dav_ray.storage import open_storage
+
+        node = ray.get_runtime_context().get_node_id()
+        check_marker(open_storage(run_dir), node)
+        return node
 
     def score(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> Any:
         """`rewards.base.Scored` for samples [B, ...] float32."""

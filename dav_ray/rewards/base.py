@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from dav_ray.errors import RewardError
+from dav_ray.errors import RewardError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +98,9 @@ class Scorer:
     def _sum(self, samples: Tensor, conditions: Sequence[str], grad: bool) -> tuple[Tensor, Tensor | None]:
         import torch
 
+        if not bool(torch.isfinite(samples).all()):
+            # a NaN pixel would be cast to black, the smallest JPEG there is
+            raise RunError("search", f"the model gave a sample that is not finite in chunk {self._chunk}")
         answers = self._call(samples.detach().float().cpu().numpy(), conditions, grad)
         total, slope = np.zeros(len(conditions)), np.zeros(samples.shape, np.float32) if grad else None
         for name, weight, scored in zip(self._names, self._weights, answers, strict=True):

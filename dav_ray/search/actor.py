@@ -46,7 +46,7 @@ class SearchActor:
     def __init__(self, spec: WorkerSpec) -> None:
         import torch
 
-        from dav_ray.device import quiet, role_device
+        from dav_ray.device import quiet
         from dav_ray.diffusion.stable_diffusion import StableDiffusion
         from dav_ray.model_folder import model_path
         from dav_ray.rewards.actor import RewardPools
@@ -57,21 +57,23 @@ class SearchActor:
         quiet()
         torch.set_num_threads(spec.config.roles.search.threads)
         config = spec.config
+        device = "cuda" if ray.get_gpu_ids() else "cpu"  # what Ray gave, not what the environment shows
         self._spec, self._version = spec, 0
         self._storage = open_storage(spec.run_dir)
-        self._diffusion = StableDiffusion.build(config, model_path(config.model.path), device=role_device())
+        self._diffusion = StableDiffusion.build(config, model_path(config.model.path), device=device)
         pools = RewardPools(spec.reward_pools, spec.namespace, config.roles.reward.call_timeout_s)
         self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], pools)
         self._search = strategy(config.search, blend=config.mstep.candidates == "all")
         self._judges: Any = None
         self._initial = _copy_weights(self._diffusion)
 
-    def ready(self) -> str:
+    def ready(self, run_dir: str) -> str:
         """The node's id, once the model stands and the run directory is reachable."""
         from dav_ray.run_files import check_marker
+        from dav_ray.storage import open_storage
 
         node = ray.get_runtime_context().get_node_id()
-        check_marker(self._storage, node)
+        check_marker(open_storage(run_dir), node)
         return node
 
     @ray.method(num_returns=2)

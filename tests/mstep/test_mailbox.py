@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from dav_ray.errors import RunError
 from dav_ray.mstep.mailbox import Job, Mailbox
 
 JOB = Job(round=1, base=0, groups=2, rows=6)
@@ -54,8 +55,8 @@ def test_troubles_count_until_a_result_and_a_failure_is_final() -> None:
     assert answer(box.troubles()) == ["OSError: disk"]
     answer(box.hand_in(1, {}, 1, None))
     assert answer(box.troubles()) == []
-    answer(box.fail("rows are missing"))
-    assert answer(box.result(1)) == "rows are missing"
+    answer(box.fail(RunError("train", "rows are missing")))
+    assert str(answer(box.result(1))) == "train: rows are missing"
 
 
 def test_stop() -> None:
