@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dav_ray.manifest import buffer_folder
 from dav_ray.types import Chunk, Trajectories
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def decode(data: bytes) -> pa.Table:
 
 def shard_path(round: int, chunk: int, sha256: str) -> str:
     """A shard is named after its content: two writers of one chunk can't harm each other."""
-    return f"buffer/round={round:04d}/chunk-{chunk:05d}-{sha256}.parquet"
+    return f"{buffer_folder(round)}/chunk-{chunk:05d}-{sha256}.parquet"
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:

@@ -7,12 +7,8 @@ import os
 import pyarrow as pa
 
 from dav_ray.driver import absolute
-from dav_ray.errors import UserError
 from dav_ray.evaluate import evaluation_chunks
-from dav_ray.manifest import ManifestStore
-from dav_ray.recipe import from_yaml
-from dav_ray.run_files import RunLog, write_marker
-from dav_ray.storage import open_storage
+from dav_ray.run_files import RunLog, read_run, write_marker
 
 
 def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str) -> tuple[int, pa.Table]:
@@ -26,11 +22,8 @@ def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str)
     from dav_ray.session import connected, session
 
     place = absolute(run_dir)
-    storage = open_storage(place)
-    manifest = ManifestStore(storage).load()
-    if manifest is None:
-        raise UserError(f"{run_dir}: is no run directory (it has no manifest.json)")
-    config = from_yaml(storage.read("config.yaml").decode(), f"{place}/config.yaml").config
+    stored = read_run(place)
+    storage, manifest, config = stored.storage, stored.manifest, stored.config
     chunks = evaluation_chunks(config, manifest.closed, manifest.policy_version, config.prompts, num, seed)
     tables: dict[int, pa.Table] = {}
     with connected(address, config):

@@ -18,7 +18,7 @@ _received: list[int] = []
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """For the main thread; Ray installs handlers of its own in `ray.init`, so enter this after it."""
+    """For the main thread. Ray puts handlers of its own in place in `ray.init`, so enter this again after it."""
 
     def stop(signum: int, frame: types.FrameType | None) -> None:
         first = not _received

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from dav_ray.config import Config, Role
+from dav_ray.schedule import spans, training_groups
 
 SPARE_CPUS = 1  # Ray Data's own tasks need one free, else the buffer waits for ever
 
@@ -118,11 +119,9 @@ def _per_sample(config: Config) -> tuple[int, int]:
 def _optimizer_steps(config: Config) -> int:
     """Per round, as the rank with most rows counts them: the first epoch group by group, later ones over all."""
     search, mstep, world = config.search, config.mstep, config.roles.train.replicas
-    group = mstep.group * search.chunk
-    groups = [min(group, search.trajectories - start) for start in range(0, search.trajectories, group)]
-    if len(groups) > 1 and groups[-1] < world:
-        groups[-2:] = [groups[-2] + groups[-1]]
-    shares = [ceil(rows / world) * search.steps for rows in groups]
+    chunks = spans(search.trajectories, search.chunk)
+    groups = training_groups(search.trajectories, search.chunk, mstep.group, world)
+    shares = [ceil(sum(len(chunks[i]) for i in group) / world) * search.steps for group in groups]
     size = max(1, mstep.batch_size // world)
     return sum(ceil(share / size) for share in shares) + (mstep.epochs - 1) * ceil(sum(shares) / size)
 

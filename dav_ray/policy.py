@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from dav_ray.config import Config
-from dav_ray.diffusion.stable_diffusion import DTYPES, StableDiffusion, ddim
-from dav_ray.errors import UserError
-from dav_ray.storage import Storage, open_storage
+from dav_ray.diffusion.stable_diffusion import StableDiffusion, load_pipeline
+from dav_ray.storage import Storage
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -103,30 +102,16 @@ def load(run_dir: str, version: int | None = None) -> Any:
 
     version: a policy version; default: the last one. UserError if there is no run at `run_dir`.
     """
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-
-    from dav_ray.manifest import ManifestStore
     from dav_ray.model_folder import model_path
-    from dav_ray.recipe import from_yaml
+    from dav_ray.run_files import read_run
 
-    storage = open_storage(run_dir)
-    manifest = ManifestStore(storage).load()
-    if manifest is None:
-        raise UserError(f"{run_dir}: is no run directory (it has no manifest.json)")
-    config = from_yaml(storage.read("config.yaml").decode(), f"{run_dir}/config.yaml").config
-    version = manifest.policy_version if version is None else version
-    pipe: Any = StableDiffusionPipeline.from_pretrained(
-        model_path(config.model.path),
-        torch_dtype=DTYPES[config.model.dtype],
-        variant=config.model.variant,
-        revision=config.model.revision,
-        use_safetensors=True,
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
-    pipe.scheduler = ddim(pipe.scheduler)
+    stored = read_run(run_dir)
+    config = stored.config
+    version = stored.manifest.policy_version if version is None else version
+    model = config.model
+    pipe = load_pipeline(model_path(model.path), dtype=model.dtype, variant=model.variant, revision=model.revision)
     if version > 0:
-        _attach(pipe, storage, version, config)
+        _attach(pipe, stored.storage, version, config)
     return pipe
 
 

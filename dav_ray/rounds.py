@@ -21,7 +21,7 @@ from dav_ray.manifest import ManifestStore, Shard
 from dav_ray.mstep.mailbox import Job, ask
 from dav_ray.progress import Progress
 from dav_ray.run_files import RunLog
-from dav_ray.schedule import spans
+from dav_ray.schedule import spans, training_groups
 from dav_ray.search.actor import ChunkMeta
 from dav_ray.session import Session
 from dav_ray.storage import Storage
@@ -156,15 +156,9 @@ class Rounds:
         state = self._store.current
         return Job(state.round, state.policy_version, len(self._groups()), self._config.search.trajectories)
 
-    def _groups(self) -> list[Sequence[int]]:
-        """Chunk numbers by group; a last group too small for the ranks joins the one before."""
-        chunks = self._chunks()
-        size = self._config.mstep.group
-        groups: list[Sequence[int]] = [list(span) for span in spans(len(chunks), size)]
-        rows = sum(len(chunks[i].trajectories) for i in groups[-1])
-        if len(groups) > 1 and rows < self._config.roles.train.replicas:
-            groups[-2:] = [[*groups[-2], *groups[-1]]]
-        return groups
+    def _groups(self) -> list[list[int]]:
+        search, ranks = self._config.search, self._config.roles.train.replicas
+        return training_groups(search.trajectories, search.chunk, self._config.mstep.group, ranks)
 
     def _post(self, number: int, chunks: Sequence[Accepted], weights: dict[int, float]) -> None:
         """One group to the mailbox, as one Ray dataset per rank."""

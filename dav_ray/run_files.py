@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 
+from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.storage import Storage
+from dav_ray.manifest import Manifest, ManifestStore
+from dav_ray.recipe import from_yaml
+from dav_ray.storage import Storage, open_storage
 from dav_ray.track import Trackers
 
 MARKER = "marker"
@@ -30,6 +34,25 @@ def check_marker(storage: Storage, node: str) -> None:
             f"run directory {storage.uri}: node {node} can't read and write it; "
             "allowed: a path that all nodes share, or s3://bucket/folder"
         )
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run directory that holds a run."""
+
+    storage: Storage
+    manifest: Manifest
+    config: Config
+
+
+def read_run(run_dir: str) -> StoredRun:
+    """UserError if there is no run at `run_dir`."""
+    storage = open_storage(run_dir)
+    manifest = ManifestStore(storage).load()
+    if manifest is None:
+        raise UserError(f"{run_dir}: is no run directory (it has no manifest.json)")
+    recipe = from_yaml(storage.read("config.yaml").decode(), f"{run_dir}/config.yaml")
+    return StoredRun(storage, manifest, recipe.config)
 
 
 class RunLog:

@@ -63,3 +63,12 @@ class Schedule(Generic[Item]):
 def spans(total: int, size: int) -> Sequence[range]:
     """0..total-1 in consecutive ranges of `size`; the last may be shorter."""
     return [range(a, min(a + size, total)) for a in range(0, total, size)]
+
+
+def training_groups(trajectories: int, chunk: int, group: int, ranks: int) -> list[list[int]]:
+    """Chunk numbers by group, `group` chunks each; a last group too small for the ranks joins the one before."""
+    chunks = spans(trajectories, chunk)
+    groups = [list(span) for span in spans(len(chunks), group)]
+    if len(groups) > 1 and sum(len(chunks[i]) for i in groups[-1]) < ranks:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    return groups

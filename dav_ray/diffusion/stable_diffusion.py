@@ -24,13 +24,24 @@ from dav_ray.types import Cost, StepLoss, Transitions
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def ddim(scheduler: Any) -> Any:
-    """The DDIM sampler over another scheduler's noise schedule. Schedulers that know no `clip_sample` do not clip;
-    DDIM's own default would."""
+def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None) -> Any:
+    """A `StableDiffusionPipeline` that samples by DDIM, whatever scheduler it came with. Schedulers that know no
+    `clip_sample` do not clip; DDIM's own default would."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    known = "clip_sample" in scheduler.config
-    return DDIMScheduler.from_config(scheduler.config, **({} if known else {"clip_sample": False}))
+    pipe: Any = StableDiffusionPipeline.from_pretrained(
+        path,
+        torch_dtype=DTYPES[dtype],
+        variant=variant,
+        revision=revision,
+        safety_checker=None,
+        requires_safety_checker=False,
+        use_safetensors=True,  # never a pickle
+    )
+    known = "clip_sample" in pipe.scheduler.config
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **({} if known else {"clip_sample": False}))
+    return pipe
 
 
 @dataclass(frozen=True)
@@ -44,24 +55,12 @@ class Parts:
     scheduler: Any  # DDIMScheduler
 
     @classmethod
-    def load(
-        cls, path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None
-    ) -> Parts:
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-
-        pipe: Any = StableDiffusionPipeline.from_pretrained(
-            path,
-            torch_dtype=DTYPES[dtype],
-            variant=variant,
-            revision=revision,
-            safety_checker=None,
-            requires_safety_checker=False,
-            use_safetensors=True,  # never a pickle
-        )
-        scheduler = ddim(pipe.scheduler)
+    def load(cls, path: str, **options: Any) -> Parts:
+        """From a folder or hub id; options as in `load_pipeline`."""
+        pipe = load_pipeline(path, **options)
         for module in (pipe.unet, pipe.vae, pipe.text_encoder):
             module.requires_grad_(False).eval()
-        return cls(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, scheduler)
+        return cls(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
 
 
 class StableDiffusion:

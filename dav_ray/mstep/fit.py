@@ -24,7 +24,7 @@ from dav_ray.noise import generator
 
 @dataclass
 class Totals:
-    """Sums over a round, of this rank until `reduced`."""
+    """Sums over a round; `rows` over all ranks, the others of this rank."""
 
     rows: int = 0  # accepted rows of the first epoch, padding excluded
     transitions: int = 0

@@ -14,9 +14,9 @@ import ray
 from dav_ray.errors import DavRayError
 
 
-def ask(answer: Any, timeout_s: float | None = None) -> Any:
+def ask(answer: Any) -> Any:
     """What an actor answers; handles are untyped, and so is this."""
-    return ray.get(answer, timeout=timeout_s)
+    return ray.get(answer)
 
 
 @dataclass(frozen=True)
