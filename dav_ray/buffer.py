@@ -1,7 +1,7 @@
 """Accepted trajectories <-> Parquet shards and Ray Data. One row per accepted trajectory.
 
-Tensors are stored as little-endian float32 bytes with their shape in the column's metadata: any Parquet reader can
-open a shard, and Ray Data passes the column on untouched.
+Tensors are stored as little-endian bytes (latents float32, tokens and pixels uint8) with shape and type in the column's
+metadata: any Parquet reader can open a shard, and Ray Data passes the column on untouched.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dav_ray.manifest import buffer_folder
+from dav_ray.samples.arrays import stored, stored_sample
+from dav_ray.sequences import Alphabet
 from dav_ray.types import Chunk, Trajectories
 
 if TYPE_CHECKING:
@@ -42,12 +44,13 @@ def read_tensors(table: pa.Table, name: str) -> np.ndarray:
     return np.stack(rows) if rows else np.empty((0, *shape), dtype)
 
 
-def to_table(chunk: Chunk, found: Trajectories) -> pa.Table:
-    """The rows of a chunk. sample: uint8 [H, W, 3]; states: float32 [T+1, *event], x_T first;
-    targets (with mstep.candidates = all): float32 [T, *event]. Their size does not grow with M."""
+def to_table(chunk: Chunk, found: Trajectories, alphabet: Alphabet | None = None) -> pa.Table:
+    """The rows of a chunk; their size does not grow with M.
+
+    sample: uint8, [H, W, 3] pixels or [L] tokens; states: [T+1, *event], x_T first, float32 latents or uint8 tokens;
+    targets (where the search gives any): [T, ...] float32, or uint8 tokens; sequence: text, given the alphabet.
+    """
     num = len(chunk.conditions)
-    states = found.states.transpose(0, 1).float().cpu().numpy()
-    sample = pixels(found.sample)
     nfe = found.cost.network / num
     plain = {
         "round": pa.array([chunk.round] * num, pa.int64()),
@@ -61,25 +64,19 @@ def to_table(chunk: Chunk, found: Trajectories) -> pa.Table:
         "ess": pa.array(found.ess.numpy(), pa.float64()),
         "nfe": pa.array([nfe] * num, pa.float64()),
     }
-    fields = [pa.field(name, column.type) for name, column in plain.items()]
-    tensors = {"sample": sample, "states": states}
+    tensors = {"sample": stored_sample(found.sample), "states": stored(found.states.transpose(0, 1))}
     if found.targets is not None:
-        tensors["targets"] = found.targets.transpose(0, 1).float().cpu().numpy()
+        tensors["targets"] = stored(found.targets.transpose(0, 1))
+    if alphabet is not None:
+        plain["sequence"] = pa.array(alphabet.decode(tensors["sample"]), pa.string())
+    fields = [pa.field(name, column.type) for name, column in plain.items()]
     fields += [tensor_field(name, values) for name, values in tensors.items()]
     columns = [*plain.values(), *(tensor_column(values) for values in tensors.values())]
     return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
-def pixels(images: object) -> np.ndarray:
-    """Images [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3], rounded as diffusers does."""
-    import torch
-
-    assert isinstance(images, torch.Tensor)
-    return (images.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
 def to_rows(table: pa.Table, weights: dict[int, float]) -> Rows:
-    """What the M-step needs of some rows; weights: W by trajectory number."""
+    """What the M-step needs of some rows; weights: W by trajectory number. Tokens stay uint8, as they are stored."""
     import torch
 
     from dav_ray.mstep.objective import Rows

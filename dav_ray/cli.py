@@ -79,7 +79,7 @@ def run(
 
         check_address(address, connect=not dry_run)
         loaded = load(recipe, overrides or [])
-        check(loaded.config)
+        check(loaded.config, address)
         place = run_dir or f"runs/{loaded.name}"
         check_run_dir(place, loaded)
     if dry_run:
@@ -119,11 +119,11 @@ def evaluate(
 def sample(
     run_dir: RunDir,
     num: Annotated[int, typer.Option(min=1, help="How many samples.")],
-    out: Annotated[str, typer.Option(metavar="DIR", help="Where they are written.")],
+    out: Annotated[str, typer.Option(metavar="PATH", help="A folder; sequences also FILE.fasta, FILE.fa or FILE.csv.")],
     address: Address = "local",
     seed: Annotated[int | None, typer.Option(min=0, help="Sample i uses seed + i. Default: evaluate.seed.")] = None,
 ) -> None:
-    """Draw samples from the aligned model."""
+    """Draw samples from the aligned model: images as PNGs, sequences as FASTA or CSV."""
     with _exit_codes(run_dir):
         _require_run(run_dir, address)
         from dav_ray.sample import sample_run

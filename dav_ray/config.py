@@ -11,29 +11,32 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from dav_ray.roles import Roles, free
+from dav_ray.section import Section
 
 GEOMETRIC = re.compile(r"geometric\(\s*(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\)")
 ANCHORS = "current, pretrained or geometric(BETA) with 0 < BETA < 1"
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`candidates: yes` is a mistake, not the number 1. Raises ValueError."""
-        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation in (int, float):
-            raise ValueError("wrong type")
-        return value
-
-
 class Model(Section):
-    kind: Literal["diffusers"] = Field(
-        default="diffusers", description="model family; diffusers = a StableDiffusionPipeline"
+    kind: Literal["diffusers", "masked"] = Field(
+        default="diffusers",
+        description="model family; diffusers = a StableDiffusionPipeline, masked = masked discrete diffusion (MDLM)",
     )
-    path: str = Field(description="pipeline folder, hub id, or shipped:digits")
+    path: str = Field(
+        description="diffusers: pipeline folder, hub id or shipped:digits; masked: model folder, Lightning checkpoint "
+        "(.ckpt) or shipped:dna"
+    )
+    weights: Literal["ema", "raw"] = Field(default="ema", description="masked: which weights of a .ckpt")
+    alphabet: str = Field(
+        default="dna",
+        description="masked: letters in the order of the tokens",
+        json_schema_extra={"allowed": "dna, rna, protein, or the letters themselves"},
+    )
+    length: int | None = Field(default=None, ge=1, description="masked: letters per sequence; default: the model's own")
+    origin: str | None = Field(default=None, description="what the files are, said where one is missing")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="precision of the frozen weights; log-probabilities are summed in float32 in any case",
@@ -47,6 +50,11 @@ class Reward(Section):
     name: str | None = Field(default=None, description="name in metrics and errors; default: the kind")
     weight: float = Field(default=1.0, description="factor in the weighted sum of several rewards")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward's constructor")
+    origin: str | None = Field(default=None, description="what its files are, said where one is missing")
+    python: str | None = Field(
+        default=None,
+        description="interpreter of the reward's own environment, on the node where it runs (same Python and ray)",
+    )
 
     @property
     def label(self) -> str:
@@ -54,9 +62,9 @@ class Reward(Section):
 
 
 class Search(Section):
-    kind: Literal["dav", "best_of_n", "none"] = Field(default="dav", description="E-step strategy")
+    kind: Literal["dav", "refine", "best_of_n", "none"] = Field(default="dav", description="E-step strategy")
     candidates: int = Field(
-        default=4, ge=1, description="M: candidates per step (dav), trajectories per accepted one (best_of_n)"
+        default=4, ge=1, description="M: candidates per step (dav, refine), trajectories per accepted one (best_of_n)"
     )
     alpha: float = Field(default=0.005, gt=0, description="temperature of the tilt exp(r / alpha)")
     gamma: float = Field(default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha")
@@ -80,6 +88,8 @@ class Search(Section):
         ge=1,
         description="trajectories per work item: the unit of scheduling, retry and durability",
     )
+    repeats: int = Field(default=8, ge=1, description="refine: how often a sample is re-noised and searched again")
+    depth: float = Field(default=0.25, gt=0, le=1, description="refine: how far back, as a share of T")
     micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
     decode_batch: int = Field(default=128, ge=1, description="largest number of states decoded to images at once")
 
@@ -101,8 +111,8 @@ class Search(Section):
     @field_validator("gradient")
     @classmethod
     def _uses_gradient(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and (kind := info.data.get("kind", "dav")) != "dav":
-            raise ValueError(f"{kind} uses no gradient; allowed: false, or true with search.kind = dav")
+        if value and (kind := info.data.get("kind", "dav")) not in ("dav", "refine"):
+            raise ValueError(f"{kind} uses no gradient; allowed: false, or true with search.kind = dav or refine")
         return value
 
     @property
@@ -146,6 +156,11 @@ class MStep(Section):
         description="which candidates of a step are fitted: the winner (the paper), or all with their softmax weights: "
         "the same expectation at a fraction of the noise",
     )
+    target: Literal["unmasked", "completed"] = Field(
+        default="unmasked",
+        description="masked: what a step fits: the tokens that it unmasked (the paper), or the winner's completed x_0 "
+        "at all masked positions (the authors' released variant)",
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="autocast precision in training"
     )
@@ -156,37 +171,6 @@ class MStep(Section):
     )
 
 
-class Role(Section):
-    replicas: int = Field(default=1, ge=1, description="number of actors (search, reward) or ranks (train)")
-    cpus: float = Field(default=1.0, ge=0, description="CPUs each")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs each; a fraction shares one")
-    threads: int = Field(default=1, ge=1, description="torch threads each (part of what makes results bit-equal)")
-    resources: dict[str, float] = Field(default_factory=dict, description="custom Ray resources each")
-    labels: dict[str, str] = Field(
-        default_factory=dict, description="node labels to be placed on, for instance role: search"
-    )
-    start_timeout_s: float = Field(
-        default=1200.0, gt=0, description="longest wait for a place; then the run fails and names the role"
-    )
-    call_timeout_s: float = Field(default=1800.0, gt=0, description="longest wait for one answer")
-
-
-class Roles(Section):
-    search: Role = Field(default_factory=Role, description="search workers")
-    reward: Role = Field(default_factory=Role, description="reward workers, for each reward")
-    train: Role = Field(default_factory=Role, description="ranks of the M-step")
-
-
-def free() -> tuple[str, ...]:
-    """Keys on which no result depends: places, resources, deadlines, trackers. Torch threads and the number of ranks
-    are not among them: they decide the order of sums."""
-    kept = {"search": {"threads"}, "reward": {"threads"}, "train": {"threads", "replicas"}}
-    return (
-        "track",
-        *(f"roles.{role}.{key}" for role in kept for key in Role.model_fields if key not in kept[role]),
-    )
-
-
 class Evaluate(Section):
     samples: int = Field(
         default=100, ge=1, description="fresh samples per round, without search, on fixed seeds and prompts"
@@ -194,7 +178,20 @@ class Evaluate(Section):
     batch: int = Field(default=50, ge=1, description="samples per work item")
     seed: int = Field(default=1_000_000, ge=0, description="seed of the first sample; sample i uses seed + i")
     heldout: tuple[Reward, ...] = Field(default=(), description="measures that are never optimised")
-    features: str = Field(default="pixels", description="features for diversity: pixels, digits, or module.path:Name")
+    features: str = Field(
+        default="auto",
+        description="features for diversity: auto (pixels of images, edit distance of sequences), pixels, digits, or "
+        "module.path:Name",
+    )
+    reference: str | None = Field(
+        default=None, description="sequences: a FASTA, CSV or Parquet file to compare k-mers with"
+    )
+    kmer: int = Field(default=3, ge=1, le=8, description="sequences: k of the k-mer correlation with the reference")
+    elbo_draws: int = Field(
+        default=8,
+        ge=0,
+        description="sequences: times per sample at which the ELBO under the pretrained model is estimated; 0 = off",
+    )
     kl_samples: int = Field(default=32, ge=0, description="samples on which the KL to the pretrained model is measured")
     grid: int = Field(default=20, ge=1, description="samples per round shown in the report")
 
@@ -218,7 +215,8 @@ class Config(Section):
     rounds: int = Field(default=10, ge=1, description="EM rounds")
     model: Model = Field(description="the diffusion model")
     prompts: tuple[str, ...] = Field(
-        description="the prompts; a text file (beside the recipe, or here) has one per line",
+        description="the prompts; a text file (beside the recipe, or here) has one per line; for masked models "
+        "conditions: class=NUMBER, fixed=START:LETTERS, or nothing (the empty text)",
         json_schema_extra={"allowed": "a list of texts, or the path of a text file"},
     )
     reward: tuple[Reward, ...] = Field(
@@ -246,6 +244,15 @@ class Config(Section):
             del node[last]
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unconditional(cls, values: Any) -> Any:
+        """A masked model samples without a condition unless one is given; an image model has to be told."""
+        model = values.get("model") if isinstance(values, dict) else None
+        if isinstance(model, dict) and model.get("kind") == "masked" and values.get("prompts") is None:
+            return {**values, "prompts": [""]}
+        return values
+
     @field_validator("reward", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
@@ -267,8 +274,9 @@ class Config(Section):
     @classmethod
     def _weights(cls, value: MStep, info: ValidationInfo) -> MStep:
         search = info.data.get("search")
-        if value.weights == "trajectory" and search and search.kind == "best_of_n":
-            raise ValueError("mstep.weights = trajectory: best_of_n keeps the argmax and has no weights; allowed: none")
+        if value.weights == "trajectory" and search and search.kind in ("best_of_n", "refine"):
+            what = "keeps the argmax" if search.kind == "best_of_n" else "chooses among whole samples"
+            raise ValueError(f"mstep.weights = trajectory: {search.kind} {what} and has no weights; allowed: none")
         if value.weights == "trajectory" and search and search.kind == "none" and search.beta > 0:
             raise ValueError(
                 f"mstep.weights = trajectory: plain samples have weights for search.anchor = current only, "
@@ -276,11 +284,25 @@ class Config(Section):
             )
         if value.candidates == "all" and search and search.kind != "dav":
             raise ValueError(f"mstep.candidates = all: {search.kind} keeps no candidates; allowed: winner")
+        if value.candidates == "all" and search and search.candidates < 2:
+            raise ValueError("mstep.candidates = all: one candidate says nothing; allowed: search.candidates >= 2")
+        if value.candidates == "all" and value.target == "completed":
+            raise ValueError("mstep.target = completed: fits the winner's x_0; allowed: mstep.candidates = winner")
+        if value.target == "completed" and search and search.kind != "dav":
+            raise ValueError(f"mstep.target = completed: {search.kind} completes no states; allowed: unmasked")
         if value.candidates == "all" and value.weights == "trajectory":
             raise ValueError(
                 "mstep.candidates = all: the weight of a trajectory depends on its winners; "
                 "allowed: winner, or mstep.weights = none"
             )
+        return value
+
+    @field_validator("mstep")
+    @classmethod
+    def _target(cls, value: MStep, info: ValidationInfo) -> MStep:
+        model = info.data.get("model")
+        if value.target == "completed" and model and model.kind != "masked":
+            raise ValueError(f"mstep.target = completed: is for masked models, not {model.kind}; allowed: unmasked")
         return value
 
     @field_validator("roles")

@@ -1,6 +1,10 @@
-"""How quiet a role's libraries are."""
+"""Precisions by name, and how quiet a role's libraries are."""
 
 from __future__ import annotations
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def quiet() -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from dav_ray.config import Config, Role
+from dav_ray.config import Config
 from dav_ray.errors import RunError
 from dav_ray.plan import SPARE_CPUS, Plan, RoleNeed, describe_need, local_cpus, plan
+from dav_ray.roles import Role
 
 LIBRARIES = ("dav_ray", "ray", "torch", "diffusers")
 HIDDEN = ("node:", "memory", "object_store_memory", "accelerator_type:")

@@ -1,13 +1,12 @@
 """Held-out evaluation: fresh samples without search, on the same seeds and prompts in every round.
 
-Reward, measures that are never optimised, diversity (mean pairwise feature distance) and the KL to the pretrained
-model along the sampled path: KL(p_theta(tau) || p_theta0(tau)) = E sum_t |mu - mu_0|^2 / (2 sigma_t^2).
+Reward, measures that are never optimised, what the kind of sample adds (`dav_ray.samples`: diversity, likelihood) and
+the KL to the pretrained model along the sampled path: KL(p_theta(tau) || p_theta0(tau)), the sum of the steps'.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from dav_ray import buffer
-from dav_ray.config import Config, Evaluate
+from dav_ray.config import Config
+from dav_ray.samples.base import Features, SampleKind, finite, sample_kind
 from dav_ray.schedule import spans
 from dav_ray.types import EvaluationChunk
 
@@ -28,16 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judges:
-    """Held-out measures and the features that diversity is measured in."""
+    """Held-out measures, what the samples are, and the features that diversity is measured in, if any."""
 
     heldout: tuple[tuple[str, Any], ...]  # (name, reward)
-    features: Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> [B, D]
+    kind: SampleKind
+    features: Features | None
 
     @classmethod
-    def build(cls, config: Evaluate) -> Judges:
+    def build(cls, config: Config) -> Judges:
         from dav_ray.rewards.registry import resolve
 
-        return cls(tuple((r.label, resolve(r.kind)(**r.args)) for r in config.heldout), _features(config.features))
+        kind = sample_kind(config)
+        heldout = tuple((r.label, resolve(r.kind)(**r.args)) for r in config.evaluate.heldout)
+        return cls(heldout, kind, kind.features())
 
 
 def evaluation_chunks(
@@ -71,7 +74,8 @@ def evaluation_chunks(
 
 
 def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: EvaluationChunk) -> pa.Table:
-    """One row per sample: sample, seed, condition, reward, heldout/<name>, kl (or null), features, image."""
+    """One row per sample: sample, seed, condition, reward, kl (or null), the columns of its kind, heldout/<name>,
+    features (where they are measured)."""
     import torch
 
     from dav_ray.noise import PipelineNoise
@@ -80,70 +84,67 @@ def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: Evaluat
 
     path = _PathKL(diffusion, chunk.conditions) if chunk.kl else None
     states = ancestral(diffusion, chunk.conditions, PipelineNoise(chunk.seeds), path)
-    images = diffusion.decode(states[-1])
+    samples = diffusion.decode(states[-1], chunk.conditions)
     num = len(chunk.conditions)
     columns: dict[str, Any] = {
         "sample": pa.array(chunk.samples, pa.int64()),
         "seed": pa.array(chunk.seeds, pa.int64()),
         "condition": pa.array(chunk.conditions, pa.string()),
-        "reward": pa.array(scorer.score(images, chunk.conditions).numpy(), pa.float64()),
+        "reward": pa.array(scorer.score(samples, chunk.conditions).numpy(), pa.float64()),
         "kl": pa.array([None] * num if path is None else path.total.tolist(), pa.float64()),
-        "image": pa.array([_png(image) for image in buffer.pixels(images)], pa.binary()),
+        **judges.kind.columns(diffusion, samples, chunk),
     }
-    pictures = images.cpu().numpy()
+    shown = samples.cpu().numpy()  # images float32, tokens int64
     for name, reward in judges.heldout:
-        values = check(evaluate(reward, pictures, chunk.conditions, False), num, reward=name, chunk=chunk.name)
+        values = check(evaluate(reward, shown, chunk.conditions, False), num, reward=name, chunk=chunk.name)
         columns[f"heldout/{name}"] = pa.array(values, pa.float64())
-    with torch.no_grad():
-        features = judges.features(images.cpu()).float().numpy()
     fields = [pa.field(name, column.type) for name, column in columns.items()]
-    fields.append(buffer.tensor_field("features", features))
-    return pa.Table.from_arrays([*columns.values(), buffer.tensor_column(features)], schema=pa.schema(fields))
+    if judges.features is not None:
+        with torch.no_grad():
+            features = judges.features(samples.cpu()).float().numpy()
+        fields.append(buffer.tensor_field("features", features))
+        columns["features"] = buffer.tensor_column(features)
+    return pa.Table.from_arrays([*columns.values()], schema=pa.schema(fields))
 
 
-def summarise(table: pa.Table) -> dict[str, float]:
-    """The metrics of one evaluation. Standard deviations are of the population of samples."""
-    reward = table.column("reward").to_numpy()
-    metrics = {"evaluate/reward_mean": float(reward.mean()), "evaluate/reward_std": float(reward.std())}
+def summarise(table: pa.Table, kind: SampleKind) -> dict[str, float]:
+    """The metrics of one evaluation. Standard deviations are of the population of samples.
+
+    Means and medians are over finite values, and absent where there are none: minus infinity says that a sample is
+    infeasible. evaluate/feasible: the share of samples with a finite reward; absent where it is all.
+    """
+    metrics: dict[str, float] = {}
+    reward = finite(table, "reward")
+    if len(reward):
+        metrics |= {"evaluate/reward_mean": float(reward.mean()), "evaluate/reward_std": float(reward.std())}
+        metrics["median/reward"] = float(np.median(reward))
+    if len(reward) < table.num_rows:
+        metrics["evaluate/feasible"] = len(reward) / table.num_rows
     for name in table.column_names:
-        if name.startswith("heldout/"):
-            metrics[name] = float(table.column(name).to_numpy().mean())
+        if name.startswith("heldout/") and len(values := finite(table, name)):
+            metrics[name] = float(values.mean())
+            metrics[f"median/{name.removeprefix('heldout/')}"] = float(np.median(values))
     kl = table.column("kl").drop_null()
     if len(kl):
         metrics["heldout/kl"] = float(np.mean(kl.to_numpy()))
-    features, conditions = (
-        buffer.read_tensors(table, "features"),
-        np.array(table.column("condition").to_pylist()),
-    )
-    metrics["diversity/features"] = pairwise_distance(features)
-    within = [features[conditions == c] for c in dict.fromkeys(conditions.tolist())]
-    within = [group for group in within if len(group) > 1]
-    if within:
-        metrics["diversity/within_prompt"] = float(np.mean([pairwise_distance(group) for group in within]))
-    return metrics
+    return metrics | kind.measures(table)
 
 
 def one_line(round: int, metrics: dict[str, float]) -> str:
     """What a person wants to see of an evaluation as it happens."""
-    shown = {"evaluate/reward_mean": "reward", "diversity/features": "diversity"}
+    shown = {
+        "evaluate/reward_mean": "reward",
+        "evaluate/feasible": "feasible",
+        "diversity/features": "diversity",
+        "diversity/edit_distance": "edit distance",
+        "diversity/unique": "unique",
+    }
     parts = [
         f"{shown.get(name, name)} {value:.4g}"
         for name, value in metrics.items()
         if name in shown or name.startswith("heldout/")
     ]
     return f"round {round}, {'pretrained' if round == 0 else 'aligned'}, without search: {', '.join(parts)}"
-
-
-def pairwise_distance(features: np.ndarray) -> float:
-    """Mean Euclidean distance over all pairs of distinct rows, features [n, D]; 0 for fewer than two."""
-    n = len(features)
-    if n < 2:
-        return 0.0
-    x = features.astype(np.float64)
-    square = (x * x).sum(1)
-    distance = np.sqrt(np.maximum(square[:, None] + square[None] - 2 * x @ x.T, 0))
-    np.fill_diagonal(distance, 0)
-    return float(distance.sum() / (n * (n - 1)))
 
 
 class _PathKL:
@@ -160,32 +161,13 @@ class _PathKL:
         self.total += kernel.kl(pretrained).double().cpu()
 
 
-def _features(kind: str) -> Callable[[Tensor], Tensor]:
-    if kind == "pixels":
-        return lambda images: images.flatten(1)
-    if kind == "digits":
-        from dav_ray.rewards.digits import DigitReader
-
-        return DigitReader.load().features
-    from dav_ray.rewards.registry import resolve
-
-    return resolve(kind)()
-
-
-def _png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return file.getvalue()
-
-
 def evaluate_run(run_dir: str, samples: int | None, address: str) -> None:
     """Evaluate the last policy of a run on fresh samples (default: evaluate.samples) and print the measures."""
-    from dav_ray.fresh import fresh_samples
+    from dav_ray.fresh import fresh_samples, stored_run
 
-    round, table = fresh_samples(run_dir, samples, None, address)
-    metrics = summarise(table)
+    stored = stored_run(run_dir)
+    round, table = fresh_samples(stored, samples, None, address)
+    metrics = summarise(table, sample_kind(stored.config))
     print(one_line(round, metrics))
     for name, value in metrics.items():
         print(f"{name:28} {value:.6g}")

@@ -8,22 +8,26 @@ import pyarrow as pa
 
 from dav_ray.driver import absolute
 from dav_ray.evaluate import evaluation_chunks
-from dav_ray.run_files import RunLog, read_run, write_marker
+from dav_ray.run_files import RunLog, StoredRun, read_run, write_marker
 
 
-def fresh_samples(run_dir: str, num: int | None, seed: int | None, address: str) -> tuple[int, pa.Table]:
+def stored_run(run_dir: str) -> StoredRun:
+    """UserError if there is no run at `run_dir`, relative to this process or not."""
+    return read_run(absolute(run_dir))
+
+
+def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address: str) -> tuple[int, pa.Table]:
     """The last closed round, and `num` samples of seeds `seed`, `seed` + 1, ... (columns as in `evaluate.measure`).
 
-    Defaults: evaluate.samples and evaluate.seed. UserError if there is no run at `run_dir`.
+    Defaults: evaluate.samples and evaluate.seed.
     """
     import ray
 
     from dav_ray.dispatch import Dispatcher
     from dav_ray.session import connected, session
 
-    place = absolute(run_dir)
-    stored = read_run(place)
     storage, manifest, config = stored.storage, stored.manifest, stored.config
+    place = storage.uri
     chunks = evaluation_chunks(config, manifest.closed, manifest.policy_version, config.prompts, num, seed)
     tables: dict[int, pa.Table] = {}
     with connected(address, config):

@@ -13,7 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from dav_ray.config import Config, Section
+from dav_ray.config import Config
+from dav_ray.section import Section
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",

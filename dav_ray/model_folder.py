@@ -10,6 +10,7 @@ from typing import Any
 
 from dav_ray.config import Config
 from dav_ray.errors import UserError
+from dav_ray.masked_model import masked_mistakes
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED = "shipped:"
@@ -28,7 +29,7 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 def model_path(path: str) -> str:
-    """What diffusers loads: a shipped model's folder, a local folder, or a hub id as it is.
+    """What is loaded: a shipped model's folder, a local folder or file, or a hub id as it is.
 
     Call it on the node that loads the model: a shipped model's folder is that node's. Raises UserError for an
     unknown shipped model.
@@ -36,7 +37,8 @@ def model_path(path: str) -> str:
     if not path.startswith(SHIPPED):
         return os.path.expanduser(path)
     folder = ASSETS / path.removeprefix(SHIPPED)
-    names = sorted(f"{SHIPPED}{asset.parent.name}" for asset in ASSETS.glob("*/model_index.json"))
+    found = [asset for name in ("model_index.json", "config.json") for asset in ASSETS.glob(f"*/{name}")]
+    names = sorted(f"{SHIPPED}{asset.parent.name}" for asset in found)
     if f"{SHIPPED}{folder.name}" not in names:
         raise UserError(
             f"model.path = {path}: no such shipped model; allowed: {', '.join(names) or 'none is installed'}"
@@ -50,6 +52,9 @@ def model_mistakes(config: Config) -> Iterator[str]:
         path = model_path(config.model.path)
     except UserError as error:
         yield from error.lines
+        return
+    if config.model.kind == "masked":
+        yield from masked_mistakes(config, path)
         return
     if _is_hub_id(path):
         return

@@ -53,14 +53,19 @@ class KeyedNoise:
     `copies` > 1 makes the B trajectories B * copies independent ones, the copies of one trajectory adjacent.
     """
 
-    def __init__(self, seed: int, round: int, trajectories: Sequence[int], copies: int = 1) -> None:
-        self._seed, self._round, self._trajectories, self._copies = seed, round, tuple(trajectories), copies
+    def __init__(self, seed: int, round: int, trajectories: Sequence[int], copies: int = 1, first: int = 0) -> None:
+        self._seed, self._round, self._trajectories = seed, round, tuple(trajectories)
+        self._copies = range(first, first + copies)
 
     def copies(self, num: int) -> KeyedNoise:
         return KeyedNoise(self._seed, self._round, self._trajectories, num)
 
+    def nth(self, copy: int) -> KeyedNoise:
+        """Other noise for the same trajectories: that of one copy alone; 0 is this one."""
+        return KeyedNoise(self._seed, self._round, self._trajectories, first=copy)
+
     def at(self, t: int) -> Draws:
-        keys = [(self._seed, self._round, i, t, c) for i in self._trajectories for c in range(self._copies)]
+        keys = [(self._seed, self._round, i, t, c) for i in self._trajectories for c in self._copies]
         return Streams([generator(*key) for key in keys])
 
 

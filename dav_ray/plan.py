@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from dav_ray.config import Config, Role
+from dav_ray.config import Config
+from dav_ray.roles import Role
 from dav_ray.schedule import spans, training_groups
 
 SPARE_CPUS = 1  # Ray Data's own tasks need one free, else the buffer waits for ever
@@ -25,7 +26,7 @@ class Plan:
     """Counts per accepted sample and per round. An evaluation is one guided prediction of the network."""
 
     roles: tuple[RoleNeed, ...]
-    evaluations: int  # per accepted sample; at most, if the sampler's last step is deterministic
+    evaluations: int  # per accepted sample; at most, if the last step is deterministic or candidates are equal
     backward_evaluations: int  # of these, how many run backward too
     reference_evaluations: int  # per accepted sample, beside `evaluations`: the anchor's
     network_passes: int  # per evaluation: 2 with classifier-free guidance
@@ -44,16 +45,16 @@ class Plan:
 
 
 def plan(config: Config) -> Plan:
-    """The costs of design section 2, for image models."""
+    """The costs of design section 2. With a masked model they are the most: equal candidates are evaluated once."""
     search = config.search
     evaluations, calls = _per_sample(config)
     transitions = search.trajectories * search.steps
     return Plan(
         roles=_needs(config),
         evaluations=evaluations,
-        backward_evaluations=search.steps if search.gradient else 0,
-        reference_evaluations=search.steps if search.kind == "dav" and search.beta > 0 else 0,
-        network_passes=1 if search.guidance_scale <= 1 else 2,
+        backward_evaluations=sum(_lengths(config)) if search.gradient else 0,
+        reference_evaluations=sum(_lengths(config)) if search.kind in ("dav", "refine") and search.beta > 0 else 0,
+        network_passes=_passes(config),
         reward_calls=calls,
         chunks=ceil(search.trajectories / search.chunk),
         transitions=transitions,
@@ -69,7 +70,7 @@ def local_cpus(config: Config, cores: int) -> int:
 def render(config: Config, plan: Plan) -> str:
     """The plan as aligned lines of text."""
     search = config.search
-    at_most = "at most " if search.gradient else ""
+    at_most = "at most " if search.gradient or config.model.kind == "masked" else ""
     evaluations = f"{at_most}{plan.evaluations}"
     if plan.backward_evaluations:
         evaluations += f", {plan.backward_evaluations} of them with backward"
@@ -111,9 +112,25 @@ def _per_sample(config: Config) -> tuple[int, int]:
         return steps, 1
     if search.kind == "best_of_n":
         return candidates * steps, candidates
-    if search.gradient:  # the parents are evaluated again, with backward
-        return steps + (steps - 1) * candidates, steps * candidates + steps
-    return 1 + (steps - 1) * candidates, steps * candidates
+    lengths = _lengths(config)
+    # with gradients the parents are evaluated again, with backward
+    parents = [length if search.gradient else 1 for length in lengths]
+    evaluations = sum(p + (n - 1) * candidates for p, n in zip(parents, lengths, strict=True))
+    return evaluations, sum(n * (candidates + search.gradient) for n in lengths)
+
+
+def _lengths(config: Config) -> list[int]:
+    """Steps of each search that one accepted sample takes."""
+    search = config.search
+    again = max(1, round(search.depth * search.steps))
+    return [search.steps, *(search.repeats * [again] if search.kind == "refine" else [])]
+
+
+def _passes(config: Config) -> int:
+    """Network passes per evaluation: two where a condition is guided against none."""
+    if config.model.kind == "masked":
+        return 2 if config.search.guidance_scale != 1 and any("class=" in prompt for prompt in config.prompts) else 1
+    return 1 if config.search.guidance_scale <= 1 else 2
 
 
 def _optimizer_steps(config: Config) -> int:

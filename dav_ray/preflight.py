@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import os
 import socket
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,18 +24,25 @@ from dav_ray.model_folder import model_mistakes
 from dav_ray.recipe import Recipe, differing_keys
 
 CONNECT_TIMEOUT_S = 1.0
-FEATURES = ("pixels", "digits")
+INTERPRETER_TIMEOUT_S = 60.0
+FEATURES = ("auto", "pixels", "digits")
+MEASURES = ("kl", "elbo", "kmer_correlation", "reward")  # metrics of these names are not rewards'
 
 
-def check(config: Config) -> None:
-    """Raises UserError with every mistake that the disk and the rewards' own code can tell."""
-    mistakes = [*model_mistakes(config), *_features_mistakes(config.evaluate.features)]
+def check(config: Config, address: str = "auto") -> None:
+    """Raises UserError with every mistake that the disk and the rewards' own code can tell.
+
+    address: interpreters are looked for on this machine if it is `local`.
+    """
+    mistakes = [*model_mistakes(config), *_features_mistakes(config)]
     for key, rewards, gradient in (
         ("reward", config.reward, config.search.gradient),
         ("evaluate.heldout", config.evaluate.heldout, False),
     ):
         for i, reward in enumerate(rewards):
-            mistakes += _reward_mistakes(key if len(rewards) == 1 else f"{key}[{i}]", reward, gradient)
+            name = key if len(rewards) == 1 else f"{key}[{i}]"
+            mistakes += [*_reward_mistakes(name, reward, gradient), *_python_mistakes(name, reward, address)]
+            mistakes += [*_file_mistakes(name, reward), *_name_mistakes(name, reward)]
     if mistakes:
         raise UserError(mistakes)
 
@@ -109,6 +119,8 @@ def _check_local(run_dir: str) -> None:
 def _reward_mistakes(key: str, reward: Reward, gradient: bool) -> Iterator[str]:
     from dav_ray.rewards.registry import BUILTIN
 
+    if ":" in reward.kind and reward.python is not None:
+        return  # what it imports may be there alone
     try:
         if ":" in reward.kind:
             signature, differentiable = _facts_of_class(import_class(reward.kind))
@@ -126,14 +138,65 @@ def _reward_mistakes(key: str, reward: Reward, gradient: bool) -> Iterator[str]:
         yield f"search.gradient = true: {reward.label} has no gradient; {rule}"
 
 
-def _features_mistakes(features: str) -> Iterator[str]:
+def _python_mistakes(key: str, reward: Reward, address: str) -> Iterator[str]:
+    if reward.python is None:
+        return
+    python, rule = (
+        Path(reward.python).expanduser(),
+        "allowed: the absolute path of an interpreter with the same Python and ray",
+    )
+    if key.startswith("evaluate"):
+        yield f"{key}.python = {reward.python}: held-out measures run inside the search workers; allowed: none"
+    elif not python.is_absolute():
+        yield f"{key}.python = {reward.python}: is relative; {rule}"
+    elif address == "local" and (mistake := _interpreter_mistake(str(python))):
+        yield f"{key}.python = {reward.python}: {mistake}; {rule}"
+
+
+def _interpreter_mistake(python: str) -> str | None:
+    """What keeps a program of this machine from being a worker of the Ray that is installed here."""
+    ask = "import sys, importlib.metadata as m; print('Python %d.%d, ray' % sys.version_info[:2], m.version('ray'))"
+    here = f"Python {sys.version_info[0]}.{sys.version_info[1]}, ray {importlib.metadata.version('ray')}"
+    try:
+        done = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=INTERPRETER_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"can't be run ({error})"
+    if done.returncode != 0:
+        return f"has no ray ({(done.stderr.strip().splitlines() or ['no message'])[-1]})"
+    there = done.stdout.strip()
+    return None if there == here else f"has {there}; here is {here}"
+
+
+def _file_mistakes(key: str, reward: Reward) -> Iterator[str]:
+    """Files that a built-in reward is to read, where the driver can see none; what one is, as the recipe says."""
+    from dav_ray.rewards.registry import FILES
+
+    name = FILES.get(reward.kind)
+    value = reward.args.get(name) if name else None
+    if reward.python is not None or not isinstance(value, str) or value.startswith("shipped:"):
+        return
+    file, what = Path(value).expanduser(), reward.origin or "a checkpoint"
+    if not file.is_file():
+        yield f"{key}.args.{name} = {value}: no such file; allowed: {what}"
+    elif file.suffix != ".safetensors" and not zipfile.is_zipfile(file):
+        yield f"{key}.args.{name} = {value}: is no checkpoint that torch.save wrote; allowed: {what}"
+
+
+def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
+    if key.startswith("evaluate") and reward.label in MEASURES:
+        yield f"{key}.name = {reward.label}: is the name of a measure; allowed: another name"
+
+
+def _features_mistakes(config: Config) -> Iterator[str]:
+    features = config.evaluate.features
+    known = FEATURES[:1] if config.model.kind == "masked" else FEATURES
     if ":" in features:
         try:
             import_class(features)
         except ValueError as error:
             yield f"evaluate.features = {features}: {error}"
-    elif features not in FEATURES:
-        yield f"evaluate.features = {features}: unknown features; {_known(features, FEATURES)}"
+    elif features not in known:
+        yield f"evaluate.features = {features}: unknown features; {_known(features, known)}"
 
 
 def _known(name: str, known: Any) -> str:

@@ -20,9 +20,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dav_ray.config import Config, free
+from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import allowed, nearest_key, required_below, show
+from dav_ray.roles import free
 
 SHIPPED = Path(__file__).parent / "recipes"
 

@@ -21,7 +21,8 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from dav_ray.report_charts import curves, reward_against_diversity, reward_histogram
-from dav_ray.report_data import RunData, Sample, load_run, load_samples, short_name
+from dav_ray.report_data import RunData, Sample, load_run, load_samples, short_name, thin
+from dav_ray.report_sequences import sequence_report
 from dav_ray.storage import Storage, open_storage
 
 REPORT = "report.html"
@@ -80,13 +81,16 @@ def render(storage: Storage) -> str:
     run = load_run(storage)
     over_rounds, trade_off = curves(run), reward_against_diversity(run)
     histogram = reward_histogram(run, _rewards(storage, run))
-    distributions = [chart for chart in (trade_off, histogram) if chart is not None]
+    sequences = sequence_report(storage, run) if run.sequences else None
+    pairs = sequences.edit_distances if sequences else None
+    distributions = [chart for chart in (trade_off, histogram, pairs) if chart is not None]
     return _template().render(
         name=storage.uri.rstrip("/").rsplit("/", 1)[-1],
         run=run,
         headline=headline(run),
         rise=reward_rise(run),
-        grid=sample_grid(storage, run),
+        grid=None if run.sequences else sample_grid(storage, run),
+        sequences=sequences,
         chart_groups=[
             ("Over the rounds", over_rounds),
             ("Reward, diversity and distribution", distributions),
@@ -113,23 +117,30 @@ def _template() -> Template:
 def reward_rise(run: RunData) -> float | None:
     """Rise of the mean reward without search, in standard deviations of the pretrained model's samples."""
     mean, sd = run.series("evaluate/reward_mean"), run.series("evaluate/reward_std").get(0)
-    if 0 not in mean or len(mean) < 2 or not sd:
+    last = run.evaluated[-1] if run.evaluated else 0
+    if last == 0 or not {0, last} <= mean.keys() or not sd:
         return None
-    return (mean[run.evaluated[-1]] - mean[0]) / sd
+    return (mean[last] - mean[0]) / sd
 
 
 def headline(run: RunData) -> list[HeadlineRow]:
-    """Pretrained against the last evaluated round: reward, held-out measures, diversity, KL."""
+    """Pretrained against the last evaluated round: reward, held-out measures (of sequences their medians too),
+    diversity, KL."""
     if not run.evaluated:
         return []
     last = run.evaluated[-1]
     rise = reward_rise(run)
     reward = f"Reward: {run.reward_label}"
     rows = [HeadlineRow(reward, _mean_sd(run, 0), _mean_sd(run, last) if last else "", _signed(rise, " sd"))]
+    if run.sequences:
+        rows.append(_difference(run, "median/reward", f"{reward}, median", last))
+        if run.series("evaluate/feasible"):
+            rows.append(_feasible(run, last))
     for name in run.heldout:
-        first, now = run.series(name).get(0), run.series(name).get(last)
-        difference = None if first is None or now is None or not last else now - first
-        rows.append(_row(f"Held out: {short_name(name)}", first, now, last, _signed(difference)))
+        label, median = f"Held out: {short_name(name)}", f"median/{name.removeprefix('heldout/')}"
+        rows.append(_difference(run, name, label, last))
+        if run.sequences and run.series(median):
+            rows.append(_difference(run, median, f"{label}, median", last))
     for name in run.names("diversity/"):
         first, now = run.series(name).get(0), run.series(name).get(last)
         share = f"{100 * now / first:.1f} % of pretrained" if first and now is not None and last else ""
@@ -164,13 +175,6 @@ def sample_grid(storage: Storage, run: RunData) -> Grid | None:
     return Grid(prompts, rows, len(run.sample_files) - len(rounds))
 
 
-def thin(rounds: list[int], limit: int) -> list[int]:
-    """At most `limit` of the rounds, evenly spaced, always with the first and the last."""
-    if len(rounds) <= limit:
-        return rounds
-    return [rounds[round(i * (len(rounds) - 1) / (limit - 1))] for i in range(limit)]
-
-
 def choose_columns(samples: list[Sample], limit: int) -> list[Sample]:
     """At most `limit` samples, spread evenly over the prompts whatever their order, grouped by prompt."""
     by_prompt: dict[str, list[Sample]] = defaultdict(list)
@@ -185,6 +189,18 @@ def choose_columns(samples: list[Sample], limit: int) -> list[Sample]:
 def number(value: float | None) -> str:
     """Four significant digits; a dash where there is no value."""
     return "–" if value is None else f"{value:.4g}".replace("-", "−")
+
+
+def _difference(run: RunData, name: str, label: str, last: int) -> HeadlineRow:
+    first, now = run.series(name).get(0), run.series(name).get(last)
+    difference = None if first is None or now is None or not last else now - first
+    return _row(label, first, now, last, _signed(difference))
+
+
+def _feasible(run: RunData, last: int) -> HeadlineRow:
+    """Evaluations in which every reward is finite don't note the share."""
+    first, now = (run.series("evaluate/feasible").get(round_, 1.0) for round_ in (0, last))
+    return _row("Feasible (share of samples with a finite reward)", first, now, last, _signed(now - first))
 
 
 def _row(measure: str, first: float | None, now: float | None, last: int, change: str) -> HeadlineRow:

@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from dav_ray.report_data import RunData, Series, short_name
+from dav_ray.report_data import NAMES, RunData, Series, short_name
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f7fd0", "#e08a3c", "#3fa377", "#9270c9", "#8a929c"
 BAND = "rgba(63, 127, 208, 0.16)"
@@ -45,7 +46,8 @@ def curves(run: RunData) -> list[Chart]:
 
 def reward_against_diversity(run: RunData) -> Chart | None:
     """Each evaluated round a point: a way to the upper left is mode collapse."""
-    reward, diversity = run.series("evaluate/reward_mean"), run.series("diversity/features")
+    measure, title = ("edit_distance", "edit") if run.sequences else ("features", "feature")
+    reward, diversity = run.series("evaluate/reward_mean"), run.series(f"diversity/{measure}")
     rounds = [r for r in reward if r in diversity]
     if not rounds:
         return None
@@ -63,7 +65,7 @@ def reward_against_diversity(run: RunData) -> Chart | None:
         marker={"color": [ORANGE if r == 0 else BLUE for r in rounds], "size": 10},
         hovertemplate="%{customdata}<br>diversity %{x:.4g}<br>reward %{y:.4g}<extra></extra>",
     )
-    x_title = "diversity (mean pairwise feature distance)"
+    x_title = f"diversity (mean pairwise {title} distance)"
     figure = _figure("Reward against diversity", x_title, REWARD_AXIS)
     figure.add_trace(trace).update_layout(showlegend=False)
     return _chart(figure, "Samples without search; points carry their round. Left is less diversity.")
@@ -93,6 +95,29 @@ def reward_histogram(run: RunData, rewards: dict[int, list[float]]) -> Chart | N
     return _chart(figure, "Fresh samples without search, on the same seeds and prompts.")
 
 
+def edit_distance_histogram(distances: dict[int, np.ndarray]) -> Chart | None:
+    """Share of all pairs of samples by their edit distance; distances [n, n] by round (pretrained and last)."""
+    counts = {r: np.bincount(d[np.triu(np.ones(d.shape, bool), 1)]) for r, d in distances.items() if len(d) > 1}
+    if not counts:
+        return None
+    width = -(-max(len(count) for count in counts.values()) // 40)  # letters per bar, at most 40 bars
+    figure = _figure("Distribution of pairwise edit distances", "edit distance (letters)", "share of pairs (%)")
+    for (round_, count), colour in zip(sorted(counts.items()), (GREY, BLUE), strict=False):
+        shares = 100 * np.add.reduceat(count, np.arange(0, len(count), width)) / count.sum()
+        bar = go.Bar(
+            x=[(i + 0.5) * width - 0.5 for i in range(len(shares))],
+            y=shares.tolist(),
+            width=width,
+            name=f"{_round_name(round_)} (n = {len(distances[round_])})",
+            opacity=0.65,
+            marker={"color": colour},
+            hovertemplate="%{y:.1f} % around %{x}<extra></extra>",
+        )
+        figure.add_trace(bar)
+    figure.update_layout(barmode="overlay", showlegend=True)
+    return _chart(figure, "All pairs of fresh samples. A peak at 0 is one sequence drawn many times.")
+
+
 def _reward(run: RunData) -> Chart | None:
     mean, sd = run.series("evaluate/reward_mean"), run.series("evaluate/reward_std")
     accepted = run.series("reward/mean")
@@ -115,7 +140,7 @@ def _reward(run: RunData) -> Chart | None:
 
 def _heldout(run: RunData, name: str) -> Chart | None:
     label = short_name(name)
-    axis = f"{label} (its own unit)"
+    axis = label if name in NAMES else f"{label} (its own unit)"
     return _lines(f"Held out: {label}", axis, {label: run.series(name)}, "Never optimised.")
 
 

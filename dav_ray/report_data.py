@@ -15,11 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from dav_ray.config import Config, Evaluate, Reward
+from dav_ray.config import Config, Evaluate, Model, Reward
 from dav_ray.errors import UserError
+from dav_ray.manifest import round_manifest_path
+from dav_ray.sequences import Alphabet
 from dav_ray.storage import Storage
 
 SAMPLES_FILE = re.compile(r"(?:^|/)evaluate/round-(\d+)\.parquet$")
+
+BUFFER_ROUNDS = 10  # the newest: a shard is read whole, whatever column is wanted
+NAMES = {"heldout/kmer_correlation": "k-mer correlation", "heldout/elbo": "ELBO (nats per sequence)"}
 
 Series = dict[int, float]  # round -> finite value, rounds ascending
 
@@ -56,8 +61,22 @@ class RunData:
         return [name for name in self.names("heldout/") if name != "heldout/kl"]
 
     @property
+    def sequences(self) -> bool:
+        """Whether samples are sequences, not images."""
+        return self._model.get("kind") == "masked"
+
+    @property
+    def alphabet(self) -> Alphabet:
+        return Alphabet.of(self._model.get("alphabet", Model.model_fields["alphabet"].default))
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        return self.config.get("model") or {}
+
+    @property
     def evaluated(self) -> list[int]:
-        return sorted(self.series("evaluate/reward_mean"))
+        """Without a mean reward too, where no sample's was finite."""
+        return sorted({*self.series("evaluate/reward_mean"), *self.series("evaluate/feasible")})
 
     @property
     def rounds_done(self) -> int:
@@ -137,9 +156,32 @@ def load_samples(storage: Storage, path: str, indices: list[int] | None = None) 
     return [Sample(row["sample"], row["condition"] or "", row["reward"], row.get("image")) for row in rows]
 
 
+def load_table(storage: Storage, path: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file of a run directory, or some of its columns."""
+    return pq.read_table(pa.BufferReader(storage.read(path)), columns=columns)
+
+
+def load_accepted(storage: Storage, run: RunData) -> pa.Table | None:
+    """sequence, reward of what the open round and the BUFFER_ROUNDS - 1 before it accepted; None where that is nothing.
+    A shard that was removed is left out."""
+    closed = run.manifest.get("closed", 0)
+    paths = [round_manifest_path(r) for r in range(max(1, closed + 2 - BUFFER_ROUNDS), closed + 1)]
+    manifests = [json.loads(storage.read(path)) for path in paths if storage.exists(path)]
+    shards = [shard["path"] for manifest in [*manifests, run.manifest] for shard in manifest.get("shards", [])]
+    tables = [load_table(storage, path, ["sequence", "reward"]) for path in shards if storage.exists(path)]
+    return pa.concat_tables(tables) if tables else None
+
+
+def thin(rounds: list[int], limit: int) -> list[int]:
+    """At most `limit` of the rounds, evenly spaced, always with the first and the last."""
+    if len(rounds) <= limit:
+        return rounds
+    return [rounds[round(i * (len(rounds) - 1) / (limit - 1))] for i in range(limit)]
+
+
 def short_name(metric: str) -> str:
     """`diversity/within_prompt` -> `within prompt`."""
-    return metric.split("/", 1)[1].replace("_", " ")
+    return NAMES.get(metric) or metric.split("/", 1)[1].replace("_", " ")
 
 
 def _text(storage: Storage, path: str) -> str:

@@ -21,6 +21,7 @@ from dav_ray.manifest import ManifestStore, Shard
 from dav_ray.mstep.mailbox import Job, ask
 from dav_ray.progress import Progress
 from dav_ray.run_files import RunLog
+from dav_ray.samples.base import sample_kind
 from dav_ray.schedule import spans, training_groups
 from dav_ray.search.actor import ChunkMeta
 from dav_ray.session import Session
@@ -48,7 +49,7 @@ class Rounds:
         self._actors, self._log, self._progress = actors, log, progress
         role = config.roles.search
         self._dispatcher = Dispatcher(actors.workers, storage.uri, log, role.call_timeout_s, role.start_timeout_s)
-        self._prompts = config.prompts
+        self._prompts, self._kind = config.prompts, sample_kind(config)
 
     # -- E-step ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +236,7 @@ class Rounds:
             lambda: self._progress.update(round, f"evaluate: chunk {len(tables)}/{len(chunks)}"),
         )
         table = pa.concat_tables([tables[index] for index in sorted(tables)])
-        metrics = {**evaluate.summarise(table), "time/evaluate_s": time.monotonic() - start}
+        metrics = {**evaluate.summarise(table, self._kind), "time/evaluate_s": time.monotonic() - start}
         self._log.metrics(round, "evaluate", metrics)
         self._storage.write(_evaluation_path(round), buffer.encode(table)[0])  # last: it tells that round 0 is done
         self._progress.say(evaluate.one_line(round, metrics))

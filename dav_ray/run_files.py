@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.manifest import Manifest, ManifestStore
-from dav_ray.recipe import from_yaml
 from dav_ray.storage import Storage, open_storage
-from dav_ray.track import Trackers
+
+if TYPE_CHECKING:  # pydantic and the rest are absent where a reward has an environment of its own
+    from dav_ray.config import Config
+    from dav_ray.manifest import Manifest
+    from dav_ray.track import Trackers
 
 MARKER = "marker"
 
@@ -47,6 +48,9 @@ class StoredRun:
 
 def read_run(run_dir: str) -> StoredRun:
     """UserError if there is no run at `run_dir`."""
+    from dav_ray.manifest import ManifestStore
+    from dav_ray.recipe import from_yaml
+
     storage = open_storage(run_dir)
     manifest = ManifestStore(storage).load()
     if manifest is None:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dav_ray.config import Config, Role
+from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError, UserError
 from dav_ray.interrupt import check
 from dav_ray.mstep.mailbox import Mailbox
 from dav_ray.mstep.train import Trainer, TrainSpec
 from dav_ray.plan import local_cpus
 from dav_ray.rewards.actor import RewardActor
+from dav_ray.roles import Role
 from dav_ray.search.actor import SearchActor, WorkerSpec
 
 MAILBOX = "mailbox"
 POLL_S = 0.5
+OWN_PYTHON = Path(__file__).resolve().parent / "own_python"
 
 
 @dataclass
@@ -106,7 +110,7 @@ def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> I
                 started.start_trainer(scratch)
             pools = _start_rewards(started)
             _start_search(started, pools)
-            _await_ready("reward", started.rewards, run_dir, config.roles.reward.start_timeout_s)
+            _await_ready("reward", started.rewards, run_dir, config.roles.reward.start_timeout_s, _pythons(config))
             _await_ready("search", started.workers, run_dir, config.roles.search.start_timeout_s)
             yield started
         finally:
@@ -124,7 +128,7 @@ def _start_rewards(started: Session) -> tuple[tuple[str, ...], ...]:
     for number, reward in enumerate(started.config.reward):
         names = tuple(f"reward-{number}-{i}" for i in range(role.replicas))
         for name in names:
-            options = _options(role, name, started.namespace)
+            options = {**_options(role, name, started.namespace), **_own_python(reward.python)}
             started.rewards[name] = (
                 ray.remote(RewardActor).options(**options).remote(reward.kind, dict(reward.args), role.threads)
             )
@@ -156,8 +160,25 @@ def _options(role: Role, name: str, namespace: str) -> dict[str, Any]:
     return options
 
 
-def _await_ready(role: str, actors: dict[str, Any], run_dir: str, timeout_s: float) -> None:
-    """Wait for the first answer of every actor."""
+def _own_python(python: str | None) -> dict[str, Any]:
+    """Options of an actor under another interpreter: it finds this package and the user's own modules, and nothing else
+    of this environment."""
+    if python is None:
+        return {}
+    paths = os.pathsep.join([str(OWN_PYTHON), _with_cwd()])
+    # Ray hands the interpreter to a shell
+    command = shlex.quote(os.path.expanduser(python))
+    return {"runtime_env": {"py_executable": command, "env_vars": {"PYTHONPATH": paths}}}
+
+
+def _pythons(config: Config) -> str:
+    """Another reason why a reward may not come up: Ray reports an interpreter that does not start as no place."""
+    own = sorted({reward.python for reward in config.reward if reward.python is not None})
+    return f", or {', '.join(own)} (reward.python) has not this Python and ray" if own else ""
+
+
+def _await_ready(role: str, actors: dict[str, Any], run_dir: str, timeout_s: float, reason: str = "") -> None:
+    """Wait for the first answer of every actor. reason: what else may be wrong if there is none."""
     waiting = {actor.ready.remote(run_dir): name for name, actor in actors.items()}
     deadline = time.monotonic() + timeout_s
     while waiting:
@@ -173,7 +194,8 @@ def _await_ready(role: str, actors: dict[str, Any], run_dir: str, timeout_s: flo
             names = ", ".join(sorted(waiting.values()))
             raise RunError(
                 role,
-                f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s); see dav-ray doctor",
+                f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s){reason}; "
+                "see dav-ray doctor",
             )
 
 

@@ -9,6 +9,12 @@ from collections.abc import Callable
 from dav_ray.storage import Storage
 
 Metrics = dict[str, float]
+SHORT = {"heldout/kmer_correlation": "k-mers r"}
+DIVERSITY = {  # shown relative to the first round
+    "diversity/features": "diversity",
+    "diversity/within_prompt": "within prompt",
+    "diversity/edit_distance": "edit distance",
+}
 
 
 def read_metrics(storage: Storage) -> dict[tuple[int, str], Metrics]:
@@ -26,35 +32,44 @@ def render_rounds(storage: Storage) -> str:
     rounds = sorted(round for round, role in metrics if role == "evaluate")
     if not rounds:
         return "no round was evaluated"
-    base = metrics[rounds[0], "evaluate"]
-    columns = _columns(base)
+    rows = [metrics[round, "evaluate"] for round in rounds]
+    columns = _columns(rows)
     table = Table(title="samples of the model without search", title_justify="left")
     for title in ("round", *columns, "searched reward"):
         table.add_column(title, justify="right")
-    for round in rounds:
-        row = metrics[round, "evaluate"]
+    for round, row in zip(rounds, rows, strict=True):
         searched = metrics.get((round, "search"), {}).get("reward/mean")
-        cells = [cell(row, base) for cell in columns.values()]
+        cells = [cell(row, rows[0]) for cell in columns.values()]
         table.add_row(str(round), *cells, "" if searched is None else f"{searched:.4g}")
     text = io.StringIO()
     Console(file=text, width=120).print(table)
     return text.getvalue().rstrip()
 
 
-def _columns(base: Metrics) -> dict[str, Callable[[Metrics, Metrics], str]]:
+def _columns(rows: list[Metrics]) -> dict[str, Callable[[Metrics, Metrics], str]]:
+    """Title -> the cell of (a round's row, the first round's row); a cell without a value is empty."""
     columns: dict[str, Callable[[Metrics, Metrics], str]] = {
-        "reward": lambda row, _: f"{row['evaluate/reward_mean']:.4g}",
-        "rise in sd": lambda row, first: _rise(row, first),
+        "reward": lambda row, _: _number(row, "evaluate/reward_mean"),
+        "rise in sd": _rise,
     }
-    for name in base:
-        if name.startswith("heldout/"):
-            columns[name.removeprefix("heldout/")] = lambda row, _, name=name: f"{row[name]:.4g}"
-    for name, title in (("diversity/features", "diversity"), ("diversity/within_prompt", "within prompt")):
-        if base.get(name):
+    if any("evaluate/feasible" in row for row in rows):
+        columns["feasible"] = lambda row, _: f"{row.get('evaluate/feasible', 1.0):.0%}"  # noted where it is not all
+    for name in dict.fromkeys(name for row in rows for name in row if name.startswith("heldout/")):
+        title = SHORT.get(name) or name.removeprefix("heldout/")
+        columns[title] = lambda row, _, name=name: _number(row, name)
+    for name, title in DIVERSITY.items():
+        if rows[0].get(name):
             columns[title] = lambda row, first, name=name: f"{row[name] / first[name]:.0%}"
+    if "diversity/unique" in rows[0]:
+        columns["unique"] = lambda row, _: f"{row['diversity/unique']:.0%}"
     return columns
 
 
+def _number(row: Metrics, name: str) -> str:
+    return f"{row[name]:.4g}" if name in row else ""
+
+
 def _rise(row: Metrics, first: Metrics) -> str:
-    spread = first["evaluate/reward_std"]
-    return f"{(row['evaluate/reward_mean'] - first['evaluate/reward_mean']) / spread:+.2f}" if spread else ""
+    """Empty where a mean is missing (no sample had a finite reward), or the first round's samples are all alike."""
+    name, spread = "evaluate/reward_mean", first.get("evaluate/reward_std")
+    return f"{(row[name] - first[name]) / spread:+.2f}" if spread and name in row else ""

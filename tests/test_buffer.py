@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from dav_ray import buffer
+from dav_ray.samples.arrays import pixels
+from dav_ray.sequences import Alphabet
 from dav_ray.types import Chunk, Cost, Trajectories
 
 T, B, EVENT = 3, 4, (2, 5, 5)
@@ -65,7 +67,7 @@ def test_samples_are_stored_as_pixels() -> None:
 def test_pixels_keep_channels_and_rows_apart() -> None:
     image = torch.arange(2 * 3 * 4, dtype=torch.float32).reshape(1, 3, 2, 4) / 255
 
-    assert np.array_equal(buffer.pixels(image)[0], np.arange(24).reshape(3, 2, 4).transpose(1, 2, 0))
+    assert np.array_equal(pixels(image)[0], np.arange(24).reshape(3, 2, 4).transpose(1, 2, 0))
 
 
 def test_a_selection_without_weights_has_none() -> None:
@@ -124,3 +126,59 @@ def test_no_rows_keep_their_shape() -> None:
     table = buffer.to_table(CHUNK, found()).slice(0, 0)
 
     assert buffer.read_tensors(table, "states").shape == (0, T + 1, *EVENT)
+
+
+LENGTH, DNA = 6, Alphabet.of("dna")
+
+
+def found_tokens(targets: str | None = None) -> Trajectories:
+    """Sequences of DNA, the mask being 4; targets: None, tokens or soft."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randint(0, 5, (T + 1, B, LENGTH), generator=generator)
+    states[0], states[-1] = 4, states[-1] % 4
+    soft = torch.rand((T, B, LENGTH, 5), generator=generator)
+    kinds = {None: None, "tokens": states[1:], "soft": soft}
+    return replace(found(), states=states, sample=states[-1], targets=kinds[targets])
+
+
+@pytest.mark.parametrize("targets", [None, "tokens", "soft"])
+def test_tokens_are_stored_as_bytes_and_come_back(targets: str | None) -> None:
+    trajectories = found_tokens(targets)
+    table = buffer.decode(buffer.encode(buffer.to_table(CHUNK, trajectories, DNA))[0])
+    rows = buffer.to_rows(table, dict.fromkeys(CHUNK.trajectories, 1.0))
+
+    assert {len(row) for row in table.column("states").to_pylist()} == {(T + 1) * LENGTH}
+    assert rows.states.dtype == torch.uint8
+    assert torch.equal(rows.states.long(), trajectories.states.transpose(0, 1))
+    assert np.array_equal(buffer.read_tensors(table, "sample"), trajectories.sample.numpy())
+    if trajectories.targets is None:
+        assert rows.targets is None
+    else:
+        assert rows.targets is not None
+        assert rows.targets.dtype == (torch.uint8 if targets == "tokens" else torch.float32)
+        assert torch.equal(rows.targets.to(trajectories.targets.dtype), trajectories.targets.transpose(0, 1))
+
+
+def test_sequences_can_be_read_as_text() -> None:
+    trajectories = found_tokens()
+    table = buffer.to_table(CHUNK, trajectories, DNA)
+
+    texts = ["".join("ACGT"[token] for token in row) for row in trajectories.sample.tolist()]
+    assert table.column("sequence").to_pylist() == texts
+    assert "sequence" not in buffer.to_table(CHUNK, found()).column_names
+
+
+def test_the_same_sequences_give_the_same_bytes() -> None:
+    assert buffer.encode(buffer.to_table(CHUNK, found_tokens("soft"), DNA)) == buffer.encode(
+        buffer.to_table(CHUNK, found_tokens("soft"), DNA)
+    )
+
+
+def test_a_shard_of_images_keeps_its_columns() -> None:
+    """Runs that were begun with an older version go on: their shards have these."""
+    names = "round trajectory chunk policy_version seed condition reward log_weight ess nfe sample states targets"
+    table = buffer.to_table(CHUNK, found(targets=True))
+
+    assert table.column_names == names.split()
+    meta = {name: table.schema.field(name).metadata[b"dtype"] for name in ("sample", "states", "targets")}
+    assert meta == {"sample": b"|u1", "states": b"<f4", "targets": b"<f4"}

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dav_ray"
-SINGLE = ("types", "noise", "schedule", "config", "manifest", "storage", "buffer", "policy", "evaluate")
-FOLDERS = ("diffusion", "search", "rewards")
+SINGLE = (
+    *("types", "noise", "schedule", "config", "manifest", "storage", "buffer", "policy", "evaluate"),
+    *("sequences", "checkpoint", "masked_model", "pretrain"),
+)
+FOLDERS = ("diffusion", "search", "rewards", "samples")
 PURE = sorted(
     {f"{name}.py" for name in SINGLE}
     | {f"{folder}/{file.name}" for folder in FOLDERS for file in (PACKAGE / folder).glob("*.py")}
@@ -61,7 +64,7 @@ def chain_to_ray(file: str, seen: set[str]) -> list[str] | None:
 
 
 def test_there_is_something_to_walk() -> None:
-    assert {"search/dav.py", "diffusion/gaussian.py", "rewards/jpeg.py"} < set(PURE)
+    assert {"search/dav.py", "diffusion/masked.py", "rewards/jpeg.py", "samples/kmers.py", "pretrain.py"} < set(PURE)
     assert chain_to_ray("search/actor.py", set()) == ["search/actor.py", "ray"]
     assert chain_to_ray("driver.py", set()) is not None
 

@@ -82,6 +82,25 @@ def test_rendered_plan_names_what_matters() -> None:
     assert "10 accepted samples in 2 chunks" in text
 
 
+def masked(prompts: list[str], **search: object) -> Config:
+    model = {"kind": "masked", "path": "shipped:dna"}
+    return Config.model_validate(
+        {"model": model, "prompts": prompts, "reward": {"kind": "gc_content"}, "search": search}
+    )
+
+
+def test_a_masked_model_takes_at_most_what_design_section_2_counts() -> None:
+    """T = 128, M = 10: 1271 if no two candidates were alike; how many are is known only afterwards."""
+    made = masked([""], steps=128, candidates=10, trajectories=10)
+    planned, text = plan(made), render(made, plan(made))
+
+    assert (planned.evaluations, planned.reward_calls, planned.network_passes) == (1271, 1280, 1)
+    assert "at most 1271 (1 network passes each)" in text and "at most 12,710" in text
+    assert plan(masked(["", "class=1"], guidance_scale=2)).network_passes == 2
+    assert plan(masked(["class=1"], guidance_scale=1)).network_passes == 1
+    assert plan(masked(["fixed=0:A"], guidance_scale=2)).network_passes == 1
+
+
 NODES = [
     Node("a", {"CPU": 4, "GPU": 1}, {"zone": "east"}),
     Node("b", {"CPU": 16}, {"zone": "west"}),

@@ -73,7 +73,7 @@ def test_an_entry_of_a_list_is_named_by_its_index_unless_it_is_alone(recipe: str
         ("search.eta=0", "search.eta = 0: a search needs a stochastic sampler; allowed: 0 < eta <= 1"),
         ("search.eta=2", "search.eta = 2: out of range; allowed: a number >= 0 and <= 1"),
         ("search.gradient=maybe", "search.gradient = maybe: wrong type; allowed: true or false"),
-        ("search.kind=dva", "search.kind = dva: unknown value; allowed: dav, best_of_n or none"),
+        ("search.kind=dva", "search.kind = dva: unknown value; allowed: dav, refine, best_of_n or none"),
         (
             "search.anchor=geometric(1)",
             "search.anchor = geometric(1): unknown anchor; "
@@ -120,10 +120,22 @@ def test_one_line_per_mistake(recipe: str, override: str, line: str) -> None:
 
 def test_rules_that_span_keys(recipe: str) -> None:
     assert lines(recipe, "search.kind=best_of_n", "search.gradient=true", "mstep.weights=trajectory") == [
-        "search.gradient = true: best_of_n uses no gradient; allowed: false, or true with search.kind = dav"
+        "search.gradient = true: best_of_n uses no gradient; allowed: false, or true with search.kind = dav or refine"
     ]
     assert lines(recipe, "search.kind=best_of_n", "mstep.weights=trajectory") == [
         "mstep.weights = trajectory: best_of_n keeps the argmax and has no weights; allowed: none"
+    ]
+    assert lines(recipe, "search.kind=refine", "mstep.weights=trajectory") == [
+        "mstep.weights = trajectory: refine chooses among whole samples and has no weights; allowed: none"
+    ]
+    assert lines(recipe, "search.kind=refine", "mstep.candidates=all") == [
+        "mstep.candidates = all: refine keeps no candidates; allowed: winner"
+    ]
+    assert lines(recipe, "search.candidates=1", "mstep.candidates=all") == [
+        "mstep.candidates = all: one candidate says nothing; allowed: search.candidates >= 2"
+    ]
+    assert lines(recipe, "mstep.target=completed") == [
+        "mstep.target = completed: is for masked models, not diffusers; allowed: unmasked"
     ]
     assert load(recipe, ["search.kind=none", "search.eta=0"]).config.search.eta == 0
 

@@ -80,7 +80,18 @@ class Toy:
             kernel = GaussianKernel(kernel.mean + self._policy(steps), kernel.std)
         return Prediction(kernel, x0_hat)
 
-    def decode(self, x_0: Tensor) -> Tensor:
+    timeless = False
+
+    def renoise(self, x: Tensor, start: int, end: int, conditions: Sequence[str], rng: Draws) -> Tensor:
+        return self.schedule.renoise(x, start, end, rng)
+
+    def relax(self, x_t: Tensor) -> Tensor:
+        return x_t
+
+    def harden(self, x0_hat: Tensor) -> Tensor:
+        return x0_hat
+
+    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
         return x_0
 
     def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:

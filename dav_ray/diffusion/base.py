@@ -5,10 +5,12 @@ x_t has shape [B, *event]; t = T..1; `Kernel` is p(x_{t-1} | x_t, c), guidance a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from dav_ray.noise import Draws
@@ -48,6 +50,10 @@ class Kernel(Protocol):
         of theirs, with less noise. candidates [B, M, *event] drawn from this kernel; weights [B, M] sum to 1."""
         ...
 
+    def join(self, other: Kernel) -> Kernel:
+        """The kernel of this one's states, then the other's: same family, step and event."""
+        ...
+
     def detach(self) -> Kernel:
         """The same kernel without its autograd graph."""
         ...
@@ -64,6 +70,10 @@ class Prediction:
     kernel: Kernel
     x0_hat: Tensor  # [B, *event], the prediction of the clean state (Tweedie)
 
+    def join(self, other: Prediction) -> Prediction:
+        """The prediction of this one's states, then the other's, at the same step."""
+        return Prediction(self.kernel.join(other.kernel), torch.cat([self.x0_hat, other.x0_hat]))
+
     def detach(self) -> Prediction:
         return Prediction(self.kernel.detach(), self.x0_hat.detach())
 
@@ -77,6 +87,26 @@ class Diffusion(Protocol):
 
     steps: int  # T
     cost: Cost  # evaluations so far; only ever grows
+    timeless: bool  # what the network says is a function of x_t alone: equal states need one evaluation, whatever t
+    adapted: bool  # the policy is adapters on the pretrained weights
+
+    @property
+    def policy_file(self) -> str:
+        """Where `write_policy` puts the policy's parameters, inside its folder."""
+        ...
+
+    @property
+    def policy_prefix(self) -> str:
+        """What that file's names have before those of `policy_state`."""
+        ...
+
+    def policy_state(self) -> dict[str, Tensor]:
+        """The policy's parameters by name."""
+        ...
+
+    def load_policy_state(self, state: dict[str, Tensor]) -> None:
+        """Takes at least the names of `policy_state`."""
+        ...
 
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
         """x_T [B, *event]."""
@@ -92,8 +122,25 @@ class Diffusion(Protocol):
         """True where step t (x_t -> x_{t-1}) has no variance."""
         ...
 
-    def decode(self, x_0: Tensor) -> Tensor:
-        """What the reward sees: images [B, 3, H, W] in [0, 1]. Differentiable where it can be."""
+    def move(self, prediction: Prediction, t: int) -> Prediction:
+        """The same network output as the prediction of the same states at step t; for timeless models only."""
+        ...
+
+    def renoise(self, x: Tensor, start: int, end: int, conditions: Sequence[str], rng: Draws) -> Tensor:
+        """The forward process: x_end given x_start, 0 <= start < end <= T."""
+        ...
+
+    def relax(self, x_t: Tensor) -> Tensor:
+        """x_t as a tensor in which predictions can be differentiated: itself, or one-hot for tokens."""
+        ...
+
+    def harden(self, x0_hat: Tensor) -> Tensor:
+        """What was predicted for a relaxed state as it is predicted for the state itself."""
+        ...
+
+    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+        """What the reward sees: images [B, 3, H, W] in [0, 1], or tokens [B, L] (one-hot where x_0 is relaxed).
+        Differentiable where it can be."""
         ...
 
     def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:
@@ -103,3 +150,18 @@ class Diffusion(Protocol):
     def trainable(self) -> Any:
         """The torch module that holds the policy's parameters."""
         ...
+
+    def parallelise(self, wrap: Callable[[Any], Any]) -> Any:
+        """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
+        ...
+
+    def write_policy(self, folder: Path) -> None:
+        """The policy as users load it, in a folder of its own. The same weights give the same bytes."""
+        ...
+
+
+def rows_per_call(total: int, limit: int) -> Sequence[slice]:
+    """Slices of at most `limit` rows that cover `total`, as equal in size as they can be."""
+    calls = -(-total // limit)
+    edges = [round(i * total / calls) for i in range(calls + 1)]
+    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]

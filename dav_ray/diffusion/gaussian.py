@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +46,10 @@ class GaussianKernel:
         all; sum_m x_m / M - mean, zero in expectation whatever is fitted, is taken out of it (a control variate)."""
         excess = (weights - 1 / weights.shape[1]).to(candidates)
         return self.mean + torch.einsum("bm,bm...->b...", excess, candidates)
+
+    def join(self, other: GaussianKernel) -> GaussianKernel:
+        stds = [k.std.expand(len(k.mean), *k.std.shape[1:]) for k in (self, other)]
+        return GaussianKernel(torch.cat([self.mean, other.mean]), torch.cat(stds))
 
     def detach(self) -> GaussianKernel:
         return GaussianKernel(self.mean.detach(), self.std)
@@ -115,13 +118,12 @@ class DDIMSchedule:
         mean = a_prev.sqrt() * x0 + (1 - a_prev - std.square()).clamp_min(0).sqrt() * eps
         return GaussianKernel(mean, std), x0
 
+    def renoise(self, x: Tensor, start: int, end: int, rng: Draws) -> Tensor:
+        """x_end = sqrt(a) x_start + sqrt(1 - a) z, a the ratio of their alpha_bar (start = 0: the clean state's)."""
+        bar = float(self.alpha_bar_prev[1]) if start == 0 else float(self.alpha_bar[start])
+        a = float(self.alpha_bar[end]) / bar
+        return a**0.5 * x + (1 - a) ** 0.5 * rng.normal(tuple(x.shape[1:])).to(x)
+
     def _column(self, table: Tensor, t: Tensor, like: Tensor) -> Tensor:
         values = table.to(like.device)[t].float()
         return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def rows_per_call(total: int, limit: int) -> Sequence[slice]:
-    """Slices of at most `limit` rows that cover `total`, as equal in size as they can be."""
-    calls = -(-total // limit)
-    edges = [round(i * total / calls) for i in range(calls + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]

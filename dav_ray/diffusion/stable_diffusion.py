@@ -10,38 +10,19 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dav_ray.config import Config
-from dav_ray.diffusion.base import Prediction
-from dav_ray.diffusion.gaussian import DDIMSchedule, rows_per_call
+from dav_ray.device import DTYPES
+from dav_ray.diffusion.base import Prediction, rows_per_call
+from dav_ray.diffusion.gaussian import DDIMSchedule
+from dav_ray.diffusion.stable_diffusion_files import LORA, UNET, load_pipeline, save_lora
 from dav_ray.noise import Draws
 from dav_ray.types import Cost, StepLoss, Transitions
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None) -> Any:
-    """A `StableDiffusionPipeline` that samples by DDIM, whatever scheduler it came with. Schedulers that know no
-    `clip_sample` do not clip; DDIM's own default would."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    pipe: Any = StableDiffusionPipeline.from_pretrained(
-        path,
-        torch_dtype=DTYPES[dtype],
-        variant=variant,
-        revision=revision,
-        safety_checker=None,
-        requires_safety_checker=False,
-        use_safetensors=True,  # never a pickle
-    )
-    known = "clip_sample" in pipe.scheduler.config
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **({} if known else {"clip_sample": False}))
-    return pipe
 
 
 @dataclass(frozen=True)
@@ -65,6 +46,8 @@ class Parts:
 
 class StableDiffusion:
     """`Diffusion` over latents [B, C, H, W]. Not thread-safe; counts its network evaluations in `cost`."""
+
+    timeless = False
 
     def __init__(
         self,
@@ -162,6 +145,36 @@ class StableDiffusion:
         self._policy = wrap(self._parts.unet)
         return self._policy
 
+    @property
+    def policy_file(self) -> str:
+        return LORA if self.adapted else UNET
+
+    @property
+    def policy_prefix(self) -> str:
+        return "unet." if self.adapted else ""
+
+    def policy_state(self) -> dict[str, Tensor]:
+        from peft.utils import get_peft_model_state_dict
+
+        unet = self._parts.unet
+        return get_peft_model_state_dict(unet) if self.adapted else unet.state_dict()
+
+    def load_policy_state(self, state: dict[str, Tensor]) -> None:
+        from peft.utils import set_peft_model_state_dict
+
+        if self.adapted:
+            set_peft_model_state_dict(self._parts.unet, state)
+        else:
+            self._parts.unet.load_state_dict(state)
+
+    def write_policy(self, folder: Path) -> None:
+        """Adapters for `load_lora_weights`, or the UNet for `from_pretrained`."""
+        if self.adapted:
+            state = {name: tensor.detach().float().cpu() for name, tensor in self.policy_state().items()}
+            save_lora(folder, self._parts.unet, state)
+        else:
+            self._parts.unet.save_pretrained(folder / "unet")
+
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
         return rng.normal(self.event_shape).to(self._device) * self._parts.scheduler.init_noise_sigma
 
@@ -182,7 +195,19 @@ class StableDiffusion:
         kernel, x0_hat = self.schedule.kernel(x_t, torch.cat(parts), steps)
         return Prediction(kernel, x0_hat)
 
-    def decode(self, x_0: Tensor) -> Tensor:
+    def move(self, prediction: Prediction, t: int) -> Prediction:
+        raise TypeError("what a UNet predicts depends on the step")
+
+    def renoise(self, x: Tensor, start: int, end: int, conditions: Sequence[str], rng: Draws) -> Tensor:
+        return self.schedule.renoise(x, start, end, rng)
+
+    def relax(self, x_t: Tensor) -> Tensor:
+        return x_t
+
+    def harden(self, x0_hat: Tensor) -> Tensor:
+        return x0_hat
+
+    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
         """Images [B, 3, H, W] float32 in [0, 1]."""
         vae = self._parts.vae
         latents = (x_0 / vae.config.scaling_factor).to(vae.dtype)

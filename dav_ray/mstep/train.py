@@ -111,8 +111,7 @@ class Learner:
         from ray.train.torch import get_device, prepare_model
 
         from dav_ray.device import quiet
-        from dav_ray.diffusion.stable_diffusion import StableDiffusion
-        from dav_ray.model_folder import model_path
+        from dav_ray.diffusion.families import build
         from dav_ray.mstep.fit import Fitter
         from dav_ray.run_files import check_marker
         from dav_ray.storage import open_storage
@@ -121,12 +120,8 @@ class Learner:
         config = spec.config
         torch.set_num_threads(config.roles.train.threads)
         device = str(get_device())
-        self._diffusion = StableDiffusion.build(
-            config,
-            model_path(config.model.path),
-            device=device,
-            autocast=config.mstep.precision,
-            micro_batch=config.mstep.micro_batch,
+        self._diffusion = build(
+            config, device=device, autocast=config.mstep.precision, micro_batch=config.mstep.micro_batch
         )
         wrapped = self._diffusion.parallelise(lambda module: prepare_model(module, move_to_device=False))
         defer = getattr(wrapped, "no_sync", None)  # only the DDP wrapper has it
@@ -163,8 +158,7 @@ class Learner:
         """Go on from a stored policy, after a restart."""
         from dav_ray import policy
 
-        lora = self._config.mstep.parameters == "lora"
-        policy.set_weights(self._diffusion, policy.read_weights(self._storage, version, lora=lora))
+        policy.set_weights(self._diffusion, policy.read_weights(self._storage, version, self._diffusion))
         policy.read_optimizer(self._storage, version, self._fitter.optimizer)
         self.version = version
 

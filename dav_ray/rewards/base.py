@@ -23,8 +23,9 @@ class Reward(Protocol):
     differentiable: bool
 
     def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
-        """samples: images [B, 3, H, W] float32 in [0, 1]; conditions: B prompts -> [B]. Each value depends on its own
-        sample alone, so that gradients are per sample."""
+        """samples: images [B, 3, H, W] float32 in [0, 1], or token ids [B, L] int64 (one-hot [B, L, V] float32 where a
+        gradient is asked); conditions: B prompts -> [B]. Each value depends on its own sample alone, so that gradients
+        are per sample."""
         ...
 
 
@@ -101,7 +102,8 @@ class Scorer:
         if not bool(torch.isfinite(samples).all()):
             # a NaN pixel would be cast to black, the smallest JPEG there is
             raise RunError("search", f"the model gave a sample that is not finite in chunk {self._chunk}")
-        answers = self._call(samples.detach().float().cpu().numpy(), conditions, grad)
+        held = samples.detach().cpu()
+        answers = self._call((held.float() if held.is_floating_point() else held).numpy(), conditions, grad)
         total, slope = np.zeros(len(conditions)), np.zeros(samples.shape, np.float32) if grad else None
         for name, weight, scored in zip(self._names, self._weights, answers, strict=True):
             values = check(scored, len(conditions), reward=name, chunk=self._chunk)

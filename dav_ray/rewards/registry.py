@@ -11,7 +11,17 @@ BUILTIN: dict[str, str] = {
     "brightness": "dav_ray.rewards.colour:Brightness",
     "target_colour": "dav_ray.rewards.colour:TargetColour",
     "digit_legibility": "dav_ray.rewards.digits:DigitLegibility",
+    "torch_oracle": "dav_ray.rewards.oracle:TorchOracle",
+    "enformer": "dav_ray.rewards.enformer:Enformer",
+    "gc_content": "dav_ray.rewards.sequence:GcContent",
+    "gc_window": "dav_ray.rewards.sequence:GcWindow",
+    "motif_score": "dav_ray.rewards.sequence:MotifScore",
+    "product": "dav_ray.rewards.combine:Product",
+    "ehrlich": "dav_ray.rewards.ehrlich:Ehrlich",
 }
+
+# the argument of a built-in reward that names a file it reads
+FILES: dict[str, str] = {"enformer": "checkpoint", "torch_oracle": "weights"}
 
 
 def resolve(kind: str) -> Any:

@@ -47,11 +47,11 @@ class SearchActor:
         import torch
 
         from dav_ray.device import quiet
-        from dav_ray.diffusion.stable_diffusion import StableDiffusion
-        from dav_ray.model_folder import model_path
+        from dav_ray.diffusion.families import build
         from dav_ray.rewards.actor import RewardPools
         from dav_ray.rewards.base import Scorer
         from dav_ray.search.base import strategy
+        from dav_ray.sequences import Alphabet
         from dav_ray.storage import open_storage
 
         quiet()
@@ -60,10 +60,12 @@ class SearchActor:
         device = "cuda" if ray.get_gpu_ids() else "cpu"  # what Ray gave, not what the environment shows
         self._spec, self._version = spec, 0
         self._storage = open_storage(spec.run_dir)
-        self._diffusion = StableDiffusion.build(config, model_path(config.model.path), device=device)
+        self._diffusion = build(config, device=device)
         pools = RewardPools(spec.reward_pools, spec.namespace, config.roles.reward.call_timeout_s)
         self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], pools)
-        self._search = strategy(config.search, blend=config.mstep.candidates == "all")
+        fitted = config.mstep
+        self._search = strategy(config.search, blend=fitted.candidates == "all", complete=fitted.target == "completed")
+        self._alphabet = Alphabet.of(config.model.alphabet) if config.model.kind == "masked" else None
         self._judges: Any = None
         self._initial = _copy_weights(self._diffusion)
 
@@ -86,7 +88,7 @@ class SearchActor:
         self._use(chunk.policy_version)
         noise = KeyedNoise(chunk.seed, chunk.round, chunk.trajectories)
         found = self._search(self._diffusion, self._scorer.of(chunk.name), chunk.conditions, noise)
-        table = buffer.to_table(chunk, found)
+        table = buffer.to_table(chunk, found, self._alphabet)
         data, sha256 = buffer.encode(table)
         path = buffer.shard_path(chunk.round, chunk.index, sha256)
         self._storage.write(path, data)
@@ -113,7 +115,7 @@ class SearchActor:
 
         start = time.monotonic()
         self._use(chunk.policy_version)
-        self._judges = self._judges or Judges.build(self._spec.config.evaluate)
+        self._judges = self._judges or Judges.build(self._spec.config)
         table = measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
         return table, time.monotonic() - start
 
@@ -125,7 +127,7 @@ class SearchActor:
 
         weights = self._initial if version == 0 else self._posted(version)
         if weights is None:
-            weights = policy.read_weights(self._storage, version, lora=self._diffusion.adapted)
+            weights = policy.read_weights(self._storage, version, self._diffusion)
         policy.set_weights(self._diffusion, weights)
         self._version = version
 

@@ -37,15 +37,20 @@ class Search(Protocol):
         ...
 
 
-def strategy(config: SearchConfig, *, blend: bool = False) -> Search:
-    """The configured search; blend: its trajectories carry all candidates to the M-step (mstep.candidates: all)."""
+def strategy(config: SearchConfig, *, blend: bool = False, complete: bool = False) -> Search:
+    """The configured search. Its trajectories carry to the M-step all candidates (blend: mstep.candidates = all), or
+    the winners' completed x_0 (complete: mstep.target = completed)."""
     from dav_ray.search.best_of_n import BestOfN
     from dav_ray.search.dav import Dav
     from dav_ray.search.none import NoSearch
+    from dav_ray.search.refine import Refine
 
+    dav = Dav(config.candidates, config.alpha, config.gamma, config.gradient, config.beta, blend, complete)
     match config.kind:
         case "dav":
-            return Dav(config.candidates, config.alpha, config.gamma, config.gradient, config.beta, blend)
+            return dav
+        case "refine":
+            return Refine(dav, config.repeats, config.depth)
         case "best_of_n":
             return BestOfN(config.candidates)
         case "none":

@@ -25,7 +25,7 @@ class BestOfN:
         before, batch = diffusion.cost, len(conditions)
         repeated = [c for c in conditions for _ in range(self.num)]
         states = ancestral(diffusion, repeated, noise.copies(self.num))
-        samples = diffusion.decode(states[-1])
+        samples = diffusion.decode(states[-1], repeated)
         rewards = scorer.score(samples, repeated).reshape(batch, self.num)
         best = torch.arange(batch) * self.num + rewards.argmax(dim=1)
         cost = diffusion.cost - before + Cost(reward=len(repeated))

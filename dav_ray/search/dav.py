@@ -17,6 +17,7 @@ from torch import Tensor
 from dav_ray.diffusion.base import Diffusion, Kernel, Prediction
 from dav_ray.noise import KeyedNoise
 from dav_ray.search.base import Scorer
+from dav_ray.search.reuse import Reuse
 from dav_ray.search.weights import choose, effective_size, logmeanexp, probabilities, value
 from dav_ray.types import Cost, Trajectories
 
@@ -25,10 +26,10 @@ from dav_ray.types import Cost, Trajectories
 class Dav:
     """candidates M >= 1; alpha > 0; gamma in (0, 1]; gradient: tilt the proposal; beta: share of the pretrained model
     in the anchor p_theta^(1-beta) p_theta0^beta (0 current, 1 pretrained); blend: return targets that carry all
-    candidates to the M-step.
+    candidates to the M-step; complete: return each winner's x0_hat as the target of its step.
 
     Network evaluations per trajectory: 1 + (T-1) M without gradient (the winner's prediction serves the next step),
-    T + (T-1) M with it; T reference evaluations more where beta > 0.
+    T + (T-1) M with it; T reference evaluations more where beta > 0. Fewer with a timeless network (`Reuse`).
     """
 
     candidates: int
@@ -37,45 +38,57 @@ class Dav:
     gradient: bool
     beta: float
     blend: bool = False
+    complete: bool = False
 
     @torch.no_grad()
     def __call__(
         self, diffusion: Diffusion, scorer: Scorer, conditions: Sequence[str], noise: KeyedNoise
     ) -> Trajectories:
-        before, calls, batch = diffusion.cost, 0, len(conditions)
         x = diffusion.prior(conditions, noise.at(diffusion.steps))
+        return self.descend(diffusion, scorer, x, diffusion.steps, conditions, noise)
+
+    @torch.no_grad()
+    def descend(
+        self, diffusion: Diffusion, scorer: Scorer, x: Tensor, start: int, conditions: Sequence[str], noise: KeyedNoise
+    ) -> Trajectories:
+        """Search from the states x at step `start` on; the trajectories begin there, and so do their weights."""
+        before, calls, batch = diffusion.cost, 0, len(conditions)
         states, targets, sizes = [x], [], []
         prediction: Prediction | None = None
         log_weight = torch.zeros(batch, dtype=torch.float64)
         kept = torch.zeros(batch, dtype=torch.float64)  # V(x_t) of the state that was kept; V(x_T) := 0
-        sample = reward = torch.empty(0)
-        for t in range(diffusion.steps, 0, -1):
+        known: Known | None = None  # what is decoded of x, and its reward
+        for t in range(start, 0, -1):
             rng = noise.at(t - 1)
             num = 1 if diffusion.deterministic(t) else self.candidates
             prediction, q, scored = self._propose(diffusion, scorer, x, t, conditions, prediction)
             candidates = q.sample(num, rng)
             log_ratio = self._log_ratio(diffusion, prediction.kernel, q, candidates, x, t, conditions)
-            children, decoded, rewards = self._score(diffusion, scorer, candidates, t - 1, conditions)
-            calls += batch * num + scored
+            score = self._score_distinct if diffusion.timeless else self._score
+            children, found, asked = score(diffusion, scorer, x, prediction, known, candidates, t - 1, conditions)
+            calls += asked + scored
 
-            v = value(rewards, self.alpha, self.gamma, t - 1).reshape(batch, num)
+            v = value(found.reward.reshape(batch, num), self.alpha, self.gamma, t - 1)
             log_w = v + log_ratio
             row = torch.arange(batch) * num + choose(log_w, rng.uniform(()))
             log_weight += logmeanexp(log_w) - kept
-            kept, reward = v.flatten()[row], rewards[row]
+            kept, known = v.flatten()[row], found.take(row)
             if not diffusion.deterministic(t):
                 sizes.append(effective_size(log_w))
             if self.blend:
                 targets.append(q.blend(candidates, probabilities(log_w)) if num > 1 else candidates[:, 0])
+            elif self.complete:
+                targets.append(known.decoded)
             row = row.to(x.device)
-            x, sample = candidates.flatten(0, 1)[row], decoded[row]
+            x = candidates.flatten(0, 1)[row]
             prediction = children.take(row) if children else None
             states.append(x)
+        assert known is not None
         return Trajectories(
             torch.stack(states),
             torch.stack(targets) if targets else None,
-            sample,
-            reward,
+            known.decoded,
+            known.reward,
             log_weight,
             torch.stack(sizes).mean(0),
             diffusion.cost - before + Cost(reward=calls),
@@ -95,14 +108,14 @@ class Dav:
             prediction = known or diffusion.predict(x, t, conditions)
             return prediction, prediction.kernel, 0
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
+            leaf = diffusion.relax(x).detach().requires_grad_()
             prediction = diffusion.predict(leaf, t, conditions)
-            decoded = diffusion.decode(prediction.x0_hat)
+            decoded = diffusion.decode(prediction.x0_hat, conditions)
         # dr/dsample may come from another process; the chain rule through decode and network is finished here.
         _, slope = scorer.score_and_grad(decoded.detach(), conditions)
         scale = self.gamma ** (t - 1) / self.alpha
         (g,) = torch.autograd.grad(decoded, leaf, grad_outputs=(scale * slope).to(decoded))
-        prediction = prediction.detach()
+        prediction = Prediction(prediction.kernel.detach(), diffusion.harden(prediction.x0_hat.detach()))
         return prediction, prediction.kernel.tilt(g), len(conditions)
 
     def _log_ratio(
@@ -127,12 +140,67 @@ class Dav:
         return (anchor - q.log_prob(candidates)).cpu()
 
     def _score(
-        self, diffusion: Diffusion, scorer: Scorer, candidates: Tensor, t: int, conditions: Sequence[str]
-    ) -> tuple[Prediction | None, Tensor, Tensor]:
-        """Predictions at the candidates x_t (none at t = 0), what was decoded, and its rewards, all [B * M]."""
+        self,
+        diffusion: Diffusion,
+        scorer: Scorer,
+        x: Tensor,
+        prediction: Prediction,
+        known: Known | None,
+        candidates: Tensor,
+        t: int,
+        conditions: Sequence[str],
+    ) -> tuple[Prediction | None, Known, int]:
+        """Predictions at the candidates x_t (none at t = 0), what was decoded of them and its rewards, all [B * M]; the
+        number of reward calls."""
         num = candidates.shape[1]
         flat = candidates.flatten(0, 1)
         repeated = [c for c in conditions for _ in range(num)]
         children = diffusion.predict(flat, t, repeated) if t > 0 else None
-        decoded = diffusion.decode(children.x0_hat if children else flat)
-        return children, decoded, scorer.score(decoded, repeated)
+        decoded = diffusion.decode(children.x0_hat if children else flat, repeated)
+        return children, Known(decoded, scorer.score(decoded, repeated)), len(flat)
+
+    def _score_distinct(
+        self,
+        diffusion: Diffusion,
+        scorer: Scorer,
+        x: Tensor,
+        prediction: Prediction,
+        known: Known | None,
+        candidates: Tensor,
+        t: int,
+        conditions: Sequence[str],
+    ) -> tuple[Prediction | None, Known, int]:
+        """The same where equal states are evaluated once, network and reward. x0_hat does not depend on t either, so
+        what is known of a parent holds for the children that equal it."""
+        num = candidates.shape[1]
+        reuse = Reuse.of(x, candidates)
+        fresh = candidates.flatten(0, 1)[reuse.rows.to(candidates.device)]
+        names = [conditions[int(i)] for i in reuse.rows // num]
+        children, calls = None, len(fresh)
+        if t > 0:
+            pool = diffusion.move(prediction, t)
+            if len(fresh):
+                pool = pool.join(diffusion.predict(fresh, t, names))
+            children, fresh = pool.take(reuse.source.to(x.device)), pool.x0_hat[len(x) :]
+        if known is None:  # x_T, which no step has scored
+            decoded = diffusion.decode(prediction.x0_hat, conditions)
+            reward = torch.full((len(x),), torch.nan, dtype=torch.float64)
+            if len(reuse.parents):
+                used = reuse.parents.to(decoded.device)
+                reward[reuse.parents] = scorer.score(decoded[used], [conditions[int(i)] for i in reuse.parents])
+            known, calls = Known(decoded, reward), calls + len(reuse.parents)
+        if len(fresh):
+            decoded = diffusion.decode(fresh, names)
+            known = Known(torch.cat([known.decoded, decoded]), torch.cat([known.reward, scorer.score(decoded, names)]))
+        return children, known.take(reuse.source), calls
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is decoded of some states' x0_hat (of the states themselves at t = 0), and its rewards [N] float64."""
+
+    decoded: Tensor
+    reward: Tensor
+
+    def take(self, rows: Tensor) -> Known:
+        return Known(self.decoded[rows.to(self.decoded.device)], self.reward[rows])

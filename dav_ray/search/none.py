@@ -22,7 +22,7 @@ class NoSearch:
     ) -> Trajectories:
         before = diffusion.cost
         states = ancestral(diffusion, conditions, noise)
-        sample = diffusion.decode(states[-1])
+        sample = diffusion.decode(states[-1], conditions)
         reward = scorer.score(sample, conditions)
         # A plain sample is properly weighted by exp(r / alpha) for the current policy's tilt; for no other anchor.
         log_weight = reward / self.alpha if self.beta == 0 else None

@@ -8,14 +8,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Stands in for -inf before the last step, where the value must be finite: log W subtracts it again.
-VALUE_FLOOR = -1e9
+# How far a candidate whose guess x0_hat is infeasible stands below the worst feasible one of its step, in nats. A guess
+# is no verdict: with a gap much larger the few that turn out well would carry all of E[W].
+INFEASIBLE_GAP = 3.0
 
 
 def value(reward: Tensor, alpha: float, gamma: float, t: int) -> Tensor:
-    """V(x_t) = gamma^t r(x0_hat(x_t)) / alpha (arXiv 2510.00502), finite for t >= 1; V(x_0) = r(x_0) / alpha."""
+    """V(x_t) = gamma^t r(x0_hat(x_t)) / alpha (arXiv 2510.00502), reward and V [B, M]; V(x_0) = r(x_0) / alpha.
+
+    For t >= 1 it is finite: minus infinity becomes the row's least finite value less `INFEASIBLE_GAP`, or 0 where all
+    are infeasible. Any finite number keeps log W proper, since the same one is subtracted again.
+    """
     v = gamma**t * reward.double() / alpha
-    return v.clamp_min(VALUE_FLOOR) if t > 0 else v
+    dead = torch.isneginf(v)
+    if t == 0 or not bool(dead.any()):
+        return v
+    least = torch.where(dead, torch.inf, v).amin(dim=1, keepdim=True) - INFEASIBLE_GAP
+    return torch.where(dead, torch.where(torch.isinf(least), 0.0, least), v)
 
 
 def logmeanexp(log_w: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from dav_ray.diffusion.gaussian import DDIMSchedule, GaussianKernel, rows_per_call
+from dav_ray.diffusion.base import rows_per_call
+from dav_ray.diffusion.gaussian import DDIMSchedule, GaussianKernel
 from dav_ray.noise import KeyedNoise
 
 B, M, EVENT = 3, 5, (2, 4)

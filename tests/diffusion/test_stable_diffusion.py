@@ -119,7 +119,7 @@ def test_decoding_is_the_pipelines(pipe: Any, build: Build) -> None:
     x_0 = 3 * states()
     latents = x_0 / pipe.vae.config.scaling_factor
     expected = pipe.image_processor.postprocess(pipe.vae.decode(latents).sample, output_type="pt")
-    images = build().decode(x_0)
+    images = build().decode(x_0, [""] * len(x_0))
 
     assert images.shape == (3, 3, 16, 16)
     assert images.amin() >= 0 and images.amax() <= 1 and images.std() > 0.01
@@ -135,7 +135,7 @@ def test_batch_and_micro_batch_change_nothing(build: Build) -> None:
 
     torch.testing.assert_close(cut.kernel.mean, expected.kernel.mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(cut.x0_hat, expected.x0_hat, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(pieces.decode(x), whole.decode(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pieces.decode(x, prompts), whole.decode(x, prompts), rtol=1e-4, atol=1e-5)
     for i in range(5):
         alone = whole.predict(x[i : i + 1], int(t[i]), prompts[i : i + 1])
         torch.testing.assert_close(alone.kernel.mean[0], expected.kernel.mean[i], rtol=1e-4, atol=1e-5)
@@ -251,7 +251,7 @@ def test_one_guided_prediction_of_one_state_counts_one(adapted: StableDiffusion)
     adapted.predict(x, 3, PROMPTS)
     adapted.predict(x, 3, PROMPTS, reference=True)
     assert adapted.cost == Cost(network=6, backward=3, reference=6)
-    adapted.decode(x)
+    adapted.decode(x, PROMPTS)
     adapted.step_loss(transitions(), reference=True)
     assert adapted.cost == Cost(network=10, backward=7, reference=10)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,11 @@ from torch import Tensor
 from dav_ray.config import MStep
 from dav_ray.mstep.fit import Fitter, pad
 from dav_ray.mstep.objective import Rows
-from tests.toy import Toy
+from dav_ray.noise import KeyedNoise
+from dav_ray.search.base import ancestral
+from dav_ray.search.dav import Dav
+from tests.enumerable import INDEX, MASK, Scores, letters, model
+from tests.toy import Toy, scorer
 
 T, D = 4, 2
 CONFIG: dict[str, Any] = {"learning_rate": 0.01, "max_grad_norm": 1e9, "kl": 0.3, "batch_size": 1000}
@@ -194,6 +199,61 @@ def test_a_group_without_rows_is_refused() -> None:
         pad(part(rows(2), slice(0, 0)))
 
 
+def test_tokens_are_fitted_to_their_frequencies() -> None:
+    """At every state, each position's letters to the weighted shares of those that were unmasked there; what the
+    states' types are does not matter."""
+    many, steps = 40, 4
+    diffusion = model()
+    states = ancestral(diffusion, [""] * many, KeyedNoise(0, 1, range(many))).transpose(0, 1)
+    weights = torch.rand(many, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    data = Rows(
+        states.to(torch.uint8), None, ("",) * many, weights / weights.mean(), torch.ones(many, dtype=torch.bool)
+    )
+    options = {**CONFIG, "kl": 0.0, "learning_rate": 0.1, "epochs": 150, "micro_batch": 90}
+    metrics = Fitter(diffusion, MStep(**options), 7).fit(1, [data])
+
+    count = torch.zeros(256, 4, 3, dtype=torch.float64)
+    for row, weight in zip(states.tolist(), weights.tolist(), strict=True):
+        for before, after in itertools.pairwise(row):
+            for place in range(4):
+                if before[place] == MASK != after[place]:
+                    count[INDEX[tuple(before)], place, after[place]] += weight
+    share, found = count / count.sum(-1, keepdim=True), torch.tensor(letters(diffusion))
+    all_masked = INDEX[(MASK,) * 4]
+    torch.testing.assert_close(found[all_masked].double(), share[all_masked], rtol=0, atol=0.02)
+    known = count.sum(-1) > 0
+    assert (found.double()[known] - share[known]).abs().max() < 0.1
+    assert metrics["mstep/rows"] == many and metrics["mstep/optimizer_steps"] == 150
+    assert states.shape == (many, steps + 1, 4)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_tokens_and_their_expected_counts_are_targets(soft: bool) -> None:
+    """Targets take the next states' place: completed tokens, or counts that candidates share."""
+    found = Dav(3, 1.0, 1.0, False, 0.0, blend=soft, complete=not soft)(
+        model(), scorer(Scores()), [""] * 5, KeyedNoise(0, 1, range(5))
+    )
+    assert found.targets is not None
+    targets = found.targets.transpose(0, 1)
+    data = Rows(
+        found.states.transpose(0, 1).to(torch.uint8),
+        targets if soft else targets.to(torch.uint8),
+        ("",) * 5,
+        torch.ones(5, dtype=torch.float64),
+        torch.ones(5, dtype=torch.bool),
+    )
+    metrics = Fitter(model(), MStep(**{**CONFIG, "micro_batch": 7}), 7).fit(1, [data])
+    log_p, nll = torch.tensor(letters(model())).double().log(), 0.0
+    for step in range(4):
+        for x, target in zip(found.states[step].tolist(), found.targets[step], strict=True):
+            counts = target if soft else torch.nn.functional.one_hot(target, 4)[:, :3]
+            masked = torch.tensor([token == MASK for token in x])
+            nll -= float((log_p[INDEX[tuple(x)]] * counts)[masked].sum()) / 5
+
+    assert metrics["mstep/nll"] == pytest.approx(nll, rel=1e-5)
+    assert metrics["mstep/kl"] == 0 and metrics["mstep/grad_norm"] > 0
+
+
 # ---- two ranks ----
 
 GROUPS = [5, 3]  # odd: one rank holds a row more than the other, which pads
@@ -219,14 +279,38 @@ def rank_main(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def train_diffusion(folder: str, rank: int | None) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Two optimizer steps on the tiny pipeline's adapters; rank None: both shares in this process."""
+def stable_diffusion(folder: str) -> tuple[Any, Tensor, tuple[str, ...]]:
+    """The tiny pipeline with adapters, and states of 5 trajectories."""
     from dav_ray.diffusion.stable_diffusion import Parts, StableDiffusion
 
     diffusion = StableDiffusion(Parts.load(f"{folder}/pipeline"), steps=2, guidance_scale=3.0)
     diffusion.add_adapters(2, 2.0, ("to_q", "to_v"), seed=0)
     x = torch.randn((5, 3, 4, 4, 4), generator=torch.Generator().manual_seed(0))
-    whole = Rows(x, None, ("one",) * 5, torch.ones(5, dtype=torch.float64), torch.ones(5, dtype=torch.bool))
+    return diffusion, x, ("one",) * 5
+
+
+def masked_diffusion(folder: str) -> tuple[Any, Tensor, tuple[str, ...]]:
+    """A dilated CNN with adapters, guided: two forward passes before each backward."""
+    from dav_ray.diffusion.dilated_cnn import DilatedCNN
+    from dav_ray.diffusion.masked import MaskedDiffusion
+    from dav_ray.sequences import Alphabet
+
+    torch.manual_seed(0)
+    backbone = DilatedCNN(5, hidden=8, stacks=1, kernel=3, classes=2)
+    options: dict[str, Any] = {"alphabet": Alphabet.of("dna"), "length": 12, "classes": 2, "steps": 2}
+    diffusion = MaskedDiffusion(backbone, guidance_scale=3.0, micro_batch=2, **options)
+    diffusion.add_adapters(2, 2.0, ("convs", "final_conv"), seed=0)
+    conditions = ("class=0", "class=1", "", "fixed=0:A", "class=1")
+    return diffusion, ancestral(diffusion, conditions, KeyedNoise(0, 1, range(5))).transpose(0, 1), conditions
+
+
+MODELS = {"stable": stable_diffusion, "masked": masked_diffusion}
+
+
+def train_diffusion(folder: str, kind: str, rank: int | None) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Two optimizer steps on adapters; rank None: both shares in this process."""
+    diffusion, x, conditions = MODELS[kind](folder)
+    whole = Rows(x, None, conditions, torch.ones(5, dtype=torch.float64), torch.ones(5, dtype=torch.bool))
     cut = {None: slice(0, 5), 0: slice(0, 3), 1: slice(3, 5)}[rank]
     defer = {}
     if rank is not None:
@@ -237,22 +321,24 @@ def train_diffusion(folder: str, rank: int | None) -> tuple[dict[str, Tensor], d
     return {name: p.detach().clone() for name, p in named if p.requires_grad}, metrics
 
 
-def diffusion_rank_main(rank: int, folder: str) -> None:
+def diffusion_rank_main(rank: int, folder: str, kind: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", timedelta(seconds=120), 2, rank)
-    torch.save(train_diffusion(folder, rank), f"{folder}/rank{rank}.pt")
+    torch.save(train_diffusion(folder, kind, rank), f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_ranks_train_adapters_as_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", MODELS)
+def test_two_ranks_train_adapters_as_one_process(tmp_path: Path, kind: str) -> None:
     """Switching adapters off for the reference between DDP's forward passes must not disturb its gradients."""
     from tests.tiny import save_tiny
 
-    save_tiny(tmp_path)
-    torch.multiprocessing.spawn(diffusion_rank_main, (str(tmp_path),), nprocs=2)
+    if kind == "stable":
+        save_tiny(tmp_path)
+    torch.multiprocessing.spawn(diffusion_rank_main, (str(tmp_path), kind), nprocs=2)
     (first, metrics), (second, _) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
-    whole, expected = train_diffusion(str(tmp_path), None)
+    whole, expected = train_diffusion(str(tmp_path), kind, None)
 
     assert metrics["mstep/kl"] > 0
     for name in ("mstep/nll", "mstep/kl", "mstep/grad_norm"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dav_ray.search.weights import VALUE_FLOOR, choose, effective_size, logmeanexp, normalise, value
+from dav_ray.search.weights import INFEASIBLE_GAP, choose, effective_size, logmeanexp, normalise, value
 
 INF = math.inf
 
@@ -19,17 +19,33 @@ def table(*rows: list[float]) -> Tensor:
 
 @pytest.mark.parametrize("t", [0, 1, 2, 5])
 def test_value_is_the_discounted_reward_over_alpha(t: int) -> None:
-    reward = torch.tensor([2.0, -3.0])
+    reward = torch.tensor([[2.0, -3.0], [0.0, -1e12]])
+    v = value(reward, alpha=0.5, gamma=0.9, t=t)
 
-    assert value(reward, alpha=0.5, gamma=0.9, t=t).dtype == torch.float64
-    assert value(reward, alpha=0.5, gamma=0.9, t=t).tolist() == pytest.approx([4 * 0.9**t, -6 * 0.9**t], rel=1e-12)
+    assert v.dtype == torch.float64
+    assert v.flatten().tolist() == pytest.approx([4 * 0.9**t, -6 * 0.9**t, 0.0, -2e12 * 0.9**t], rel=1e-6)
 
 
 def test_only_the_value_of_the_last_state_may_be_infinite() -> None:
-    reward = table([-INF, -1e12, 1.0])[0]
+    """Before it, an infeasible guess stands a fixed gap below the worst feasible one of its own row."""
+    reward = table([-INF, -2.0, 1.0], [-INF, -INF, 1e3], [-INF, -INF, -INF], [0.5, 4.0, 3.0])
 
-    assert value(reward, 0.5, 0.9, 0).tolist() == [-INF, -2e12, 2.0]
-    assert value(reward, 0.5, 0.9, 1).tolist() == [VALUE_FLOOR, VALUE_FLOOR, 1.8]
+    assert value(reward, 0.5, 0.9, 0).tolist() == (2 * reward).tolist()
+    assert value(reward, 0.5, 0.9, 1).tolist() == [
+        pytest.approx([-3.6 - INFEASIBLE_GAP, -3.6, 1.8]),
+        pytest.approx([1800 - INFEASIBLE_GAP, 1800 - INFEASIBLE_GAP, 1800]),
+        [0.0, 0.0, 0.0],
+        pytest.approx([0.9, 7.2, 5.4]),
+    ]
+
+
+@pytest.mark.parametrize("constant", [7.0, -64.0])
+def test_a_constant_moves_every_value_alike(constant: float) -> None:
+    """An infeasible guess moves with its row, so that choices see no constant. A row without a feasible one is 0."""
+    reward = table([-INF, -2.0, 1.0], [5.0, -INF, -INF])
+    moved = value(reward + constant, 0.5, 0.9, 2) - value(reward, 0.5, 0.9, 2)
+
+    assert moved.flatten().tolist() == pytest.approx([0.81 * constant / 0.5] * 6)
 
 
 def test_logmeanexp_is_the_log_of_the_mean_weight() -> None:

@@ -1,0 +1,329 @@
+"""Masked discrete diffusion (MDLM, arXiv 2406.07524) as a `Diffusion`: sequences over any alphabet, infilling, classes.
+
+The policy is the backbone with LoRA adapters (the reference: the same network, adapters off) or with its full weights
+trained (the reference: a frozen copy).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dav_ray.config import Config
+from dav_ray.device import DTYPES
+from dav_ray.diffusion import adapters, masked_files
+from dav_ray.diffusion.base import Prediction, rows_per_call
+from dav_ray.diffusion.categorical import (
+    MaskedKernel,
+    MaskedSchedule,
+    completed,
+    completed_relaxed,
+    sigma_at,
+    substitute,
+)
+from dav_ray.diffusion.condition import Condition
+from dav_ray.diffusion.elbo import antithetic_times, nelbo
+from dav_ray.noise import Draws, PipelineNoise
+from dav_ray.sequences import Alphabet
+from dav_ray.types import Cost, StepLoss, Transitions
+
+
+class MaskedDiffusion:
+    """States are tokens [B, L] int64, the mask being V. Not thread-safe; counts its network evaluations in `cost`.
+
+    backbone(x, sigma, label) -> logits [B, L, V+1]. Without `time_conditioned` it is fed sigma = 0, in sampling and
+    training alike, and what it says is a function of x alone.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        alphabet: Alphabet,
+        length: int,
+        classes: int = 0,
+        time_conditioned: bool = False,
+        steps: int = 128,
+        guidance_scale: float = 1.0,
+        micro_batch: int = 128,
+        device: str | torch.device = "cpu",
+        autocast: str = "float32",
+    ) -> None:
+        self.steps, self.alphabet, self.length, self.classes = steps, alphabet, length, classes
+        self.timeless = not time_conditioned
+        self.cost = Cost()
+        self.schedule = MaskedSchedule(steps)
+        self.adapted = False
+        self._backbone = backbone.requires_grad_(False).eval().to(device)
+        self._policy: Any = self._backbone  # what is called with gradients: the backbone, or its DDP wrapper
+        self._reference_backbone: nn.Module | None = None  # a frozen copy, for full weights only
+        self._guidance, self._limit = guidance_scale, micro_batch
+        self._device, self._autocast = torch.device(device), DTYPES[autocast]
+        self._conditions: dict[str, Condition] = {}
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        weights: Literal["raw", "ema"] = "ema",
+        *,
+        alphabet: str = "dna",
+        length: int | None = None,
+        **options: Any,
+    ) -> MaskedDiffusion:
+        """A folder with `config.json` and `model.safetensors`, or a Lightning checkpoint of the DNA benchmark.
+
+        weights: which of a checkpoint's; length: default the one it was trained for (200 where it does not say).
+        Sizes are those of the tensors. UserError: one line per tensor or size that does not fit.
+        """
+        found = masked_files.read(path, weights, Alphabet.of(alphabet), length)
+        backbone = masked_files.build_backbone(found)
+        return cls(
+            backbone,
+            alphabet=found.alphabet,
+            length=found.length,
+            classes=found.classes,
+            time_conditioned=found.time_conditioned,
+            **options,
+        )
+
+    @classmethod
+    def build(
+        cls,
+        config: Config,
+        path: str,
+        *,
+        device: str = "cpu",
+        autocast: str = "float32",
+        micro_batch: int | None = None,
+    ) -> MaskedDiffusion:
+        """The model of a configuration, policy added."""
+        model, search = config.model, config.search
+        diffusion = cls.from_checkpoint(
+            path,
+            model.weights,
+            alphabet=model.alphabet,
+            length=model.length,
+            steps=search.steps,
+            guidance_scale=search.guidance_scale,
+            micro_batch=micro_batch or search.micro_batch,
+            device=device,
+            autocast=autocast,
+        )
+        if config.mstep.parameters == "lora":
+            lora = config.mstep.lora
+            diffusion.add_adapters(lora.rank, lora.alpha, lora.targets, config.seed)
+        else:
+            diffusion.train_all_weights()
+        return diffusion
+
+    # -- the policy -----------------------------------------------------------------------------------------------
+
+    def add_adapters(self, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+        """LoRA adapters, zero at the start: every worker builds the same ones from the seed."""
+        adapters.add(self._backbone, rank, alpha, targets, seed)
+        self._backbone.to(self._device)
+        self.adapted = True
+
+    def train_all_weights(self) -> None:
+        self._reference_backbone = copy.deepcopy(self._backbone)
+        for name, parameter in self._backbone.named_parameters():
+            parameter.requires_grad_(name not in masked_files.FIXED)
+
+    def trainable(self) -> nn.Module:
+        return self._backbone
+
+    def parallelise(self, wrap: Callable[[Any], Any]) -> Any:
+        """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
+        self._policy = wrap(self._backbone)
+        return self._policy
+
+    @property
+    def policy_file(self) -> str:
+        return masked_files.ADAPTERS if self.adapted else masked_files.MODEL
+
+    @property
+    def policy_prefix(self) -> str:
+        return ""
+
+    def policy_state(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self._backbone.named_parameters() if p.requires_grad}
+
+    def load_policy_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._backbone.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(state[name])
+
+    def write_policy(self, folder: Path) -> None:
+        """The whole model, adapters merged, as `from_checkpoint` reads it; beside it the adapters by themselves."""
+        settings = masked_files.Settings(self.alphabet, self.length, self.classes, not self.timeless)
+        masked_files.write(folder, self._backbone, settings, adapted=self.adapted)
+
+    # -- sampling -------------------------------------------------------------------------------------------------
+
+    def log_probs(self, x: Tensor, classes: Tensor | None = None, time: Tensor | None = None) -> Tensor:
+        """x [B, L] tokens -> log p(x_0 | x) [B, L, V+1]: mask column -1e6, unmasked positions one-hot.
+
+        classes [B] int64 for a class-conditional model; time [B] in [0, 1] for a time-conditioned one. No guidance.
+        """
+        sigma = torch.zeros(len(x)) if self.timeless or time is None else sigma_at(time)
+        x = x.to(self._device).long()
+        if self.classes and classes is None:
+            classes = torch.full((len(x),), self.classes, device=self._device)  # the index that stands for none
+        logits = self._call(self._policy, x, sigma.float().to(self._device), classes)
+        return substitute(logits, x)
+
+    def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
+        """All masked, but for the fixed positions."""
+        x = torch.full((len(conditions), self.length), self.alphabet.mask)
+        for row, condition in enumerate(conditions):
+            for position, token in self._condition(condition).fixed:
+                x[row, position] = token
+        return x.to(self._device)
+
+    def deterministic(self, t: int) -> bool:
+        return False
+
+    def renoise(self, x: Tensor, start: int, end: int, conditions: Sequence[str], rng: Draws) -> Tensor:
+        """Fixed positions keep their letters."""
+        fixed = self.prior(conditions, rng)
+        return torch.where(
+            fixed == self.alphabet.mask, self.schedule.renoise(x, self.alphabet.mask, start, end, rng), fixed
+        )
+
+    def relax(self, x_t: Tensor) -> Tensor:
+        """[B, L] -> one-hot [B, L, V+1] float32, in which predictions are differentiable."""
+        return nn.functional.one_hot(x_t.long(), self.alphabet.mask + 1).float()
+
+    def harden(self, x0_hat: Tensor) -> Tensor:
+        """[B, L, V] one-hot -> tokens [B, L]."""
+        return x0_hat.argmax(-1)
+
+    def predict(
+        self, x_t: Tensor, t: int | Tensor, conditions: Sequence[str], *, reference: bool = False
+    ) -> Prediction:
+        """x_t [B, L] tokens, or their relaxation [B, L, V+1]. x0_hat: masks replaced by the most likely letters, [B, L]
+        tokens; of a relaxed state [B, L, V] one-hot, with the gradient of the probabilities (straight-through)."""
+        relaxed = x_t.ndim == 3
+        x_t = x_t.to(self._device) if relaxed else x_t.to(self._device).long()
+        x = x_t.argmax(-1) if relaxed else x_t
+        steps = t if isinstance(t, Tensor) else torch.full((len(x),), t)
+        self._count(len(x), reference=reference)
+        with self._reference() if reference else contextlib.nullcontext():
+            parts = [
+                self._guided(x_t[rows], x[rows], self.schedule.sigma[steps[rows]], conditions[rows], reference)
+                for rows in rows_per_call(len(x), self._limit)
+            ]
+        log_p = torch.cat(parts)
+        kernel = MaskedKernel(x, log_p, self.schedule.unmask[steps].to(self._device))
+        return Prediction(kernel, completed_relaxed(x_t, log_p) if relaxed else completed(x, log_p))
+
+    def move(self, prediction: Prediction, t: int) -> Prediction:
+        """The same network output as the prediction of the same states at step t; for timeless models only."""
+        kernel = prediction.kernel
+        assert self.timeless and isinstance(kernel, MaskedKernel)
+        unmask = self.schedule.unmask[t].expand(len(kernel.x)).to(self._device)
+        return Prediction(MaskedKernel(kernel.x, kernel.log_p, unmask), prediction.x0_hat)
+
+    @torch.no_grad()
+    def _clean_up(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+        """Masks that the last step left are replaced by the most likely letters; one evaluation where there are any."""
+        left = (x_0 == self.alphabet.mask).any(1).nonzero().squeeze(1)
+        if len(left):
+            chosen = [conditions[int(i)] for i in left]
+            x_0 = x_0.index_copy(0, left, self.predict(x_0[left], 0, chosen).x0_hat)
+        return x_0
+
+    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+        """Tokens [B, L] int64 without masks; a relaxed x_0 [B, L, V] as it is."""
+        return x_0 if x_0.ndim == 3 else self._clean_up(x_0.to(self._device).long(), conditions)
+
+    def sample(self, num: int, *, seed: int = 0, conditions: Sequence[str] = ("",), batch: int = 256) -> list[str]:
+        """`num` sequences by T ancestral steps; sample i has condition i (in turn) and the noise of seed + i."""
+        from dav_ray.search.base import ancestral
+
+        texts: list[str] = []
+        for start in range(0, num, batch):
+            numbers = range(start, min(start + batch, num))
+            chosen = [conditions[i % len(conditions)] for i in numbers]
+            x_0 = ancestral(self, chosen, PipelineNoise([seed + i for i in numbers]))[-1]
+            texts += self.alphabet.decode(self.decode(x_0, chosen).cpu().numpy())
+        return texts
+
+    # -- likelihoods ----------------------------------------------------------------------------------------------
+
+    def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:
+        x_t = batch.x_t.to(self._device).long()
+        pretrained = None
+        if reference:
+            with torch.no_grad():
+                pretrained = self.predict(x_t, batch.t, batch.conditions, reference=True).kernel
+        kernel = self.predict(x_t, batch.t, batch.conditions).kernel
+        nll = kernel.nll(batch.x_prev.to(self._device))
+        return StepLoss(nll, torch.zeros_like(nll) if pretrained is None else kernel.kl(pretrained))
+
+    @torch.no_grad()
+    def elbo(self, tokens: Tensor, conditions: Sequence[str], rng: Draws, draws: int) -> Tensor:
+        """Lower bound on log p(tokens | condition) under the pretrained model, estimated at `draws` stratified times:
+        nats per sequence, [B] float64. tokens [B, L]; fixed positions are given, not scored."""
+        tokens = tokens.to(self._device).long()
+        times = antithetic_times(rng.uniform(()), draws)
+        free = self.prior(conditions, rng) == self.alphabet.mask
+        total = torch.zeros(len(tokens), dtype=torch.float64, device=self._device)
+        for k in range(draws):
+            u = rng.uniform((self.length,))
+
+            def log_probs(x: Tensor, time: Tensor) -> Tensor:
+                self._count(len(x), reference=True)
+                with self._reference():
+                    return torch.cat(
+                        [
+                            self._guided(x[rows], x[rows], sigma_at(time[rows]), conditions[rows], True)
+                            for rows in rows_per_call(len(x), self._limit)
+                        ]
+                    )
+
+            total -= nelbo(log_probs, tokens, times[:, k], u, self.alphabet.mask, ~free).double() / draws
+        return total.cpu()
+
+    # -- the network ----------------------------------------------------------------------------------------------
+
+    def _guided(self, x_t: Tensor, x: Tensor, sigma: Tensor, conditions: Sequence[str], reference: bool) -> Tensor:
+        """log p(x_0 | x) [B, L, V+1] under guidance: log p is proportional to s log p(. | c) + (1 - s) log p(.)."""
+        network = (self._reference_backbone or self._backbone) if reference else self._policy
+        sigma = (torch.zeros_like(sigma) if self.timeless else sigma).float().to(self._device)
+        if not self.classes:
+            return substitute(self._call(network, x_t, sigma, None), x)
+        parsed = [self._condition(c).label for c in conditions]
+        label = torch.tensor([self.classes if c is None else c for c in parsed], device=self._device)
+        logits = self._call(network, x_t, sigma, label)
+        if self._guidance != 1:
+            free = torch.log_softmax(self._call(network, x_t, sigma, torch.full_like(label, self.classes)), -1)
+            logits = self._guidance * torch.log_softmax(logits, -1) + (1 - self._guidance) * free
+        return substitute(logits, x)
+
+    def _call(self, network: Any, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        if self._autocast == torch.float32:
+            return network(x, sigma, label)
+        with torch.autocast(self._device.type, self._autocast):
+            return network(x, sigma, label).float()
+
+    def _reference(self) -> contextlib.AbstractContextManager[Any]:
+        """The pretrained network: adapters switched off (bit-equal to the base), or the frozen copy."""
+        return adapters.disabled(self._backbone) if self.adapted else contextlib.nullcontext()
+
+    def _count(self, states: int, *, reference: bool) -> None:
+        backward = states if torch.is_grad_enabled() and not reference else 0
+        self.cost += Cost(reference=states) if reference else Cost(network=states, backward=backward)
+
+    def _condition(self, text: str) -> Condition:
+        if text not in self._conditions:
+            self._conditions[text] = Condition.parse(text, self.alphabet, self.length, self.classes)
+        return self._conditions[text]

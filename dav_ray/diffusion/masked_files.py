@@ -1,0 +1,193 @@
+"""Files of masked models: a folder with `config.json` and `model.safetensors`, or a Lightning checkpoint of the DNA
+benchmark (Gosai enhancers): `state_dict` with names `backbone.*`, `ema.shadow_params` in the parameters' order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dav_ray.diffusion import adapters
+from dav_ray.diffusion.dilated_cnn import DILATIONS, DilatedCNN
+from dav_ray.errors import UserError
+from dav_ray.masked_model import BENCHMARK_LENGTH, CONFIG, WEIGHTS, read_config
+from dav_ray.sequences import Alphabet
+
+MODEL, ADAPTERS = WEIGHTS, "adapters.safetensors"
+FIXED = ("time_embedder.0.W",)  # parameters that are never trained
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the weights do not tell."""
+
+    alphabet: Alphabet
+    length: int
+    classes: int
+    time_conditioned: bool
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Weights by the backbone's names, and what they belong to."""
+
+    where: str
+    state: dict[str, Tensor]
+    alphabet: Alphabet
+    length: int
+    classes: int
+    time_conditioned: bool
+
+
+def read(path: str | Path, weights: Literal["raw", "ema"], alphabet: Alphabet, length: int | None) -> Stored:
+    """A model folder or a checkpoint. UserError: one line per thing that does not fit."""
+    place = Path(path).expanduser()
+    if weights not in ("raw", "ema"):
+        raise UserError(f"weights = {weights}: unknown; allowed: raw, ema")
+    if place.is_dir():
+        return _folder(place, alphabet, length)
+    if place.is_file():
+        return _lightning(place, weights, alphabet, length)
+    raise UserError(f"{place}: no such file or folder; allowed: a model folder or a Lightning checkpoint (.ckpt)")
+
+
+def build_backbone(found: Stored) -> DilatedCNN:
+    """The network with the stored weights, sizes from the tensors. UserError naming each tensor that does not fit."""
+    backbone = DilatedCNN(**_sizes(found))
+    wanted, given = backbone.state_dict(), found.state
+    mistakes = [f"{found.where}: has no {name}" for name in wanted if name not in given]
+    mistakes += [f"{found.where}: {name} is not part of the network" for name in given if name not in wanted]
+    mistakes += [
+        f"{found.where}: {name} is {list(given[name].shape)}; allowed: {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    mistakes += [
+        f"{found.where}: {name} holds values that are not finite"
+        for name, tensor in given.items()
+        if not bool(torch.isfinite(tensor).all())
+    ]
+    if mistakes:
+        raise UserError(mistakes)
+    backbone.load_state_dict({name: tensor.float() for name, tensor in given.items()})
+    return backbone
+
+
+def write(folder: Path, backbone: nn.Module, settings: Settings, *, adapted: bool = False, half: bool = False) -> None:
+    """The model as `read` takes it, adapters merged; the adapters by themselves where there are any."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = adapters.merged(backbone)
+    if half:  # the Fourier frequencies are large: rounded, their angles would be off
+        state = {name: tensor if name in FIXED else tensor.half() for name, tensor in state.items()}
+    save_file(state, folder / MODEL)
+    config = {
+        "model_type": "dav_ray.masked",
+        "alphabet": settings.alphabet.letters,
+        "length": settings.length,
+        "classes": settings.classes,
+        "time_conditioning": settings.time_conditioned,
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    if adapted:
+        own = {name: p.detach().cpu() for name, p in backbone.named_parameters() if ".lora_" in name}
+        save_file(own, folder / ADAPTERS)
+
+
+def _folder(folder: Path, alphabet: Alphabet, length: int | None) -> Stored:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = read_config(folder)
+        state = load_file(folder / MODEL)
+    except (ValueError, SafetensorError, OSError) as error:
+        raise UserError(f"{folder}: is no masked model: {error}") from None
+    own = Alphabet.of(config["alphabet"])
+    if own != alphabet:
+        raise UserError(f"{folder}: its alphabet is {own.letters}, not {alphabet.letters}; set model.alphabet to it")
+    return Stored(str(folder), state, own, length or config["length"], config["classes"], config["time_conditioning"])
+
+
+def _lightning(file: Path, weights: str, alphabet: Alphabet, length: int | None) -> Stored:
+    from dav_ray.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(file)
+    tensors = checkpoint.get("state_dict")
+    if not isinstance(tensors, dict):
+        raise UserError(f"{file}: has no state_dict; allowed: a Lightning checkpoint of a masked diffusion model")
+    state = {n.removeprefix("backbone."): t for n, t in tensors.items() if n.startswith("backbone.")}
+    if not state:
+        raise UserError(f"{file}: its state_dict has no backbone.*; allowed: a checkpoint of the dilated CNN")
+    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise UserError([f"{file}: {name} is no tensor" for name in others])
+    if weights == "ema":
+        state |= _shadow(file, checkpoint, state)
+    hyper = _plain(checkpoint.get("hyper_parameters"))
+    config = hyper.get("config", hyper)
+    model = config.get("model", {}) if isinstance(config, dict) else {}
+    embedder = state.get("cls_embedder.weight")
+    return Stored(
+        str(file),
+        state,
+        alphabet,
+        length or _whole(model.get("length")) or BENCHMARK_LENGTH,
+        0 if embedder is None else len(embedder) - 1,
+        bool(config.get("time_conditioning", False)) if isinstance(config, dict) else False,
+    )
+
+
+def _shadow(file: Path, checkpoint: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`ema.shadow_params` by name: in the order of the parameters, those that are never trained left out."""
+    shadow = _plain(checkpoint.get("ema")).get("shadow_params")
+    if not isinstance(shadow, (list, tuple)) or not all(isinstance(value, Tensor) for value in shadow):
+        raise UserError(f"{file}: has no ema.shadow_params; allowed: weights = raw")
+    names = [name for name in state if name not in FIXED]
+    if len(shadow) == len(state):  # an average that was kept of the fixed ones too
+        names = list(state)
+    if len(shadow) != len(names):
+        raise UserError(f"{file}: ema.shadow_params has {len(shadow)} tensors; allowed: {len(names)}, as parameters")
+    mistakes = [
+        f"{file}: ema.shadow_params[{i}] is {list(tensor.shape)}; {name} is {list(state[name].shape)}"
+        for i, (name, tensor) in enumerate(zip(names, shadow, strict=True))
+        if tensor.shape != state[name].shape
+    ]
+    if mistakes:
+        raise UserError(mistakes)
+    return dict(zip(names, shadow, strict=True))
+
+
+def _sizes(found: Stored) -> dict[str, int]:
+    """The network's sizes, as its tensors have them."""
+    first, layers = found.state.get("linear.weight"), 0
+    if first is None or first.ndim != 3:
+        raise UserError(f"{found.where}: has no linear.weight [hidden, tokens, kernel]; allowed: the dilated CNN")
+    while f"convs.{layers}.weight" in found.state:
+        layers += 1
+    hidden, tokens, kernel = first.shape
+    if tokens != found.alphabet.mask + 1:
+        raise UserError(
+            f"{found.where}: was made for {tokens - 1} letters and a mask; model.alphabet = {found.alphabet.letters} "
+            f"has {found.alphabet.mask}; allowed: an alphabet of {tokens - 1} letters"
+        )
+    if layers == 0 or layers % len(DILATIONS) or kernel % 2 == 0:
+        raise UserError(
+            f"{found.where}: has {layers} convolutions of width {kernel}; "
+            f"allowed: a multiple of {len(DILATIONS)}, of odd width"
+        )
+    stacks = layers // len(DILATIONS)
+    return {"tokens": tokens, "hidden": hidden, "stacks": stacks, "kernel": kernel, "classes": found.classes}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """What is no mapping says nothing."""
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None

@@ -1,0 +1,61 @@
+"""Files of Stable Diffusion: the pipeline as it is loaded, and the policy as `StableDiffusionPipeline` takes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dav_ray.checkpoint import sorted_header
+from dav_ray.device import DTYPES
+
+LORA = "pytorch_lora_weights.safetensors"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None) -> Any:
+    """A `StableDiffusionPipeline` that samples by DDIM, whatever scheduler it came with. Schedulers that know no
+    `clip_sample` do not clip; DDIM's own default would."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    pipe: Any = StableDiffusionPipeline.from_pretrained(
+        path,
+        torch_dtype=DTYPES[dtype],
+        variant=variant,
+        revision=revision,
+        safety_checker=None,
+        requires_safety_checker=False,
+        use_safetensors=True,  # never a pickle
+    )
+    known = "clip_sample" in pipe.scheduler.config
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **({} if known else {"clip_sample": False}))
+    return pipe
+
+
+def save_lora(folder: Path, unet: Any, state: dict[str, torch.Tensor]) -> None:
+    """The adapters, for `load_lora_weights`. The same adapters are the same bytes."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    layers: dict[str, torch.nn.Module | torch.Tensor] = dict(state)
+    StableDiffusionPipeline.save_lora_weights(
+        str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=_metadata(unet)
+    )
+    file = folder / LORA
+    file.write_bytes(sorted_header(file.read_bytes()))
+
+
+def attach(pipe: Any, folder: Path, *, lora: bool) -> None:
+    """Put a stored policy into a pipeline."""
+    if lora:
+        pipe.load_lora_weights(str(folder), weight_name=LORA)
+    else:
+        pipe.unet = type(pipe.unet).from_pretrained(folder / "unet")
+
+
+def _metadata(unet: Any) -> dict[str, Any]:
+    """The adapters' configuration, without which a scale alpha / rank != 1 is lost. Sets, which have no order, sorted:
+    the same policy is the same file."""
+    config = unet.peft_config["default"].to_dict()
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}

@@ -1,0 +1,88 @@
+"""What can be known of a masked model, its conditions and its settings before torch is imported."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dav_ray.config import Config
+from dav_ray.diffusion.condition import Condition
+from dav_ray.errors import UserError
+from dav_ray.sequences import Alphabet, read_sequences
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+KEYS = {"alphabet": str, "length": int, "classes": int, "time_conditioning": bool}
+BENCHMARK_LENGTH = 200  # of the DNA benchmark, whose checkpoints do not have to say
+LAYERS = ("linear", "time_embedder", "convs", "time_layers", "final_conv", "cls_layers")
+UNKNOWN_CLASSES = 2**31  # a checkpoint's own, which only its tensors tell
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `config.json` says, checked. ValueError naming what is wrong with it."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError(f"{CONFIG} is missing") from None
+    except ValueError:
+        raise ValueError(f"{CONFIG} is no JSON") from None
+    for key, kind in KEYS.items():
+        if not isinstance(config, dict) or type(config.get(key)) is not kind:
+            raise ValueError(f"{CONFIG} has no {key} ({kind.__name__})")
+    Alphabet.of(config["alphabet"])
+    return config
+
+
+def masked_mistakes(config: Config, path: str) -> Iterator[str]:
+    """One line per reason why this model, or a condition, can't be searched. path: of the model, on this machine."""
+    model, place = config.model, Path(path)
+    try:
+        alphabet = Alphabet.of(model.alphabet)
+    except ValueError as error:
+        yield f"model.alphabet = {model.alphabet}: {error}; allowed: dna, rna, protein, or the letters themselves"
+        return
+    length, classes = model.length or BENCHMARK_LENGTH, UNKNOWN_CLASSES
+    key = f"model.path = {model.path}"
+    if place.is_dir():
+        try:
+            stored = read_config(place)
+        except ValueError as error:
+            yield f"{key}: is no masked model: {error}; allowed: a folder with {CONFIG} and {WEIGHTS}, or a .ckpt"
+            return
+        if not (place / WEIGHTS).is_file():
+            yield f"{key}: is no masked model: {WEIGHTS} is missing"
+        if stored["alphabet"] != alphabet.letters:
+            yield f"model.alphabet = {model.alphabet}: the model's is {stored['alphabet']}; allowed: that"
+            return
+        length, classes = model.length or stored["length"], stored["classes"]
+    elif not place.is_file():
+        what = model.origin or "a model folder, a Lightning checkpoint (.ckpt), or shipped:dna"
+        yield f"{key}: no such file or folder; allowed: {what}"
+    elif not zipfile.is_zipfile(place):
+        yield f"{key}: is no checkpoint that torch.save wrote; allowed: {model.origin or 'a Lightning checkpoint'}"
+    yield from _condition_mistakes(config, alphabet, length, classes)
+    yield from _setting_mistakes(config, alphabet)
+
+
+def _condition_mistakes(config: Config, alphabet: Alphabet, length: int, classes: int) -> Iterator[str]:
+    for i, text in enumerate(config.prompts):
+        try:
+            Condition.parse(text, alphabet, length, classes)
+        except ValueError as error:
+            yield f"prompts[{i}] = {text}: {error}"
+
+
+def _setting_mistakes(config: Config, alphabet: Alphabet) -> Iterator[str]:
+    if config.mstep.parameters == "lora":
+        for target in config.mstep.lora.targets:
+            if target.split(".")[0] not in LAYERS:
+                yield f"mstep.lora.targets = {target}: no such layer; allowed: {', '.join(LAYERS)}, or full weights"
+    if config.model.dtype != "float32":
+        yield f"model.dtype = {config.model.dtype}: masked models are loaded in float32; allowed: float32"
+    if config.evaluate.reference is not None:
+        try:
+            read_sequences(config.evaluate.reference, alphabet)
+        except UserError as error:
+            yield from (f"evaluate.reference: {line}" for line in error.lines)

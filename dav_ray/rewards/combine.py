@@ -1,0 +1,71 @@
+"""The product of rewards: a sample is as good as its factors allow, and worth nothing where one of them is 0.
+
+A weighted sum needs no class: a recipe may list several rewards with weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Product:
+    """The product of the factors' values, each in [0, inf), or -inf where any of them is.
+
+    rewards: a list of {kind, args}, as in a recipe. A factor that answers a negative number, a NaN or plus infinity is
+    an error that names it: a product would turn two wrongs into a right.
+    """
+
+    # What a product may be: preflight reads the class alone. The object's own is whether all its factors are, and one
+    # that is not ends the first call that asks for a gradient.
+    differentiable = True
+
+    def __init__(self, rewards: list[dict[str, Any]]) -> None:
+        if not isinstance(rewards, list) or not rewards:
+            raise ValueError(f"rewards = {rewards!r}; allowed: a list of at least one {{kind, args}}")
+        self.factors = [(f"rewards[{i}] ({_kind(i, entry)})", _build(i, entry)) for i, entry in enumerate(rewards)]
+        self._flat = [name for name, factor in self.factors if not getattr(factor, "differentiable", False)]
+        self.differentiable = not self._flat
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        """Float64 [B]."""
+        if samples.requires_grad and self._flat:
+            flat = ", ".join(self._flat)
+            raise ValueError(f"{flat}: no gradient; allowed: search.gradient = false, or differentiable factors")
+        values = torch.stack([_checked(name, factor(samples, conditions)) for name, factor in self.factors])
+        dead = torch.isneginf(values)
+        # 0 * -inf is NaN: what is dead is left out of the product and its gradient
+        product = torch.where(dead, torch.ones_like(values), values).prod(dim=0)
+        return torch.where(dead.any(dim=0), torch.full_like(product, -torch.inf), product)
+
+
+def _checked(name: str, values: Tensor) -> Tensor:
+    """The factor's values [B], float64. ValueError naming the first that is no number >= 0 and not -inf."""
+    fine = (values >= 0) & (values < torch.inf) | torch.isneginf(values)
+    if not bool(fine.all()):
+        row = int((~fine).int().argmax())
+        raise ValueError(f"{name} gave {values[row].item()} for sample {row}; allowed: numbers >= 0, or -inf")
+    return values.double()
+
+
+def _kind(i: int, entry: Any) -> str:
+    """ValueError unless the entry is {kind, args} or {kind}."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str) or set(entry) - {"kind", "args"}:
+        raise ValueError(f"rewards[{i}] = {entry!r}; allowed: {{kind, args}}")
+    return entry["kind"]
+
+
+def _build(i: int, entry: dict[str, Any]) -> Any:
+    """The factor. ValueError where its kind is unknown or its constructor refuses the arguments."""
+    from dav_ray.rewards.registry import BUILTIN, resolve
+
+    kind, args = entry["kind"], entry.get("args") or {}
+    if ":" not in kind and kind not in BUILTIN:
+        raise ValueError(f"rewards[{i}].kind = {kind}; allowed: {', '.join(sorted(BUILTIN))}, or module.path:Name")
+    try:
+        return resolve(kind)(**args)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"rewards[{i}].args = {args}: {kind}: {error}") from error

@@ -1,0 +1,66 @@
+"""Refine: search, then re-noise what was found to an earlier step and search again from there, keeping the better.
+
+Each repeat is one Barker step: the new sample replaces the old with probability softmax(r / alpha) of the two. For
+rewards that a guess x0_hat says little of until most of a sample stands: the search then works on whole samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dav_ray.diffusion.base import Diffusion
+from dav_ray.noise import KeyedNoise
+from dav_ray.search.base import Scorer
+from dav_ray.search.dav import Dav
+from dav_ray.search.weights import choose
+from dav_ray.types import Trajectories
+
+
+@dataclass(frozen=True)
+class Refine:
+    """repeats R >= 1; depth in (0, 1]: how far back to go, as a share of T (s = depth T steps).
+
+    Network evaluations per trajectory: those of `dav`, and R (1 + (s-1) M) more. The choice between whole samples
+    leaves no valid trajectory weight.
+    """
+
+    dav: Dav
+    repeats: int
+    depth: float
+
+    @torch.no_grad()
+    def __call__(
+        self, diffusion: Diffusion, scorer: Scorer, conditions: Sequence[str], noise: KeyedNoise
+    ) -> Trajectories:
+        found = self.dav(diffusion, scorer, conditions, noise)
+        steps = max(1, round(self.depth * diffusion.steps))
+        states, sample, reward, ess, cost = found.states, found.sample, found.reward, found.ess, found.cost
+        for repeat in range(1, self.repeats + 1):
+            rng = noise.nth(repeat)
+            back = diffusion.renoise(states[-1], 0, steps, conditions, rng.at(diffusion.steps + 1))
+            again = self.dav.descend(diffusion, scorer, back, steps, conditions, rng)
+            pair = torch.stack([reward, again.reward], dim=1) / self.dav.alpha
+            new = choose(pair, rng.at(diffusion.steps + 2).uniform(())).bool()
+            path = self._whole(diffusion, again.states, conditions, rng)
+            states, sample = _where(new, path, states, dim=1), _where(new, again.sample, sample, dim=0)
+            reward, ess = torch.where(new, again.reward, reward), torch.where(new, again.ess, ess)
+            cost = cost + again.cost
+        return Trajectories(states, None, sample, reward, None, ess, cost)
+
+    def _whole(self, diffusion: Diffusion, states: Tensor, conditions: Sequence[str], noise: KeyedNoise) -> Tensor:
+        """[s+1, B, *event] -> [T+1, B, *event]: the forward process leads from x_s on to x_T."""
+        path = list(states)
+        for t in range(len(states) - 1, diffusion.steps):
+            path.insert(0, diffusion.renoise(path[0], t, t + 1, conditions, noise.at(t + 1)))
+        return torch.stack(path)
+
+
+def _where(new: Tensor, a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """a where new [B], else b; trajectories are along `dim`."""
+    shape = [1] * a.ndim
+    shape[dim] = len(new)
+    return torch.where(new.to(a.device).reshape(shape), a, b)

@@ -1,0 +1,175 @@
+"""The options of `pretrain_masked.py`, its data, and all that can be known to be wrong with them: no torch, no Ray."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from dav_ray import sequences
+from dav_ray.errors import UserError
+from dav_ray.preflight import check_address, inside_submitted_job
+from dav_ray.sequences import Alphabet
+from dav_ray.storage import LocalStorage
+
+SETTINGS = "run.json"  # what a training that goes on must have in common with the one that began
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    about = "Pretrain a masked diffusion model on sequences of one length, on Ray."
+    parser = Parser("pretrain_masked", description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("data", metavar="DATA", help="CSV, Parquet or FASTA file")
+    add("--out", required=True, help="folder of the model, on a disk that all nodes share")
+    add("--alphabet", default="dna", help="dna, rna, protein, or the letters in the order of the tokens")
+    add("--column", default=sequences.COLUMN, help="column of the sequences")
+    add("--class-column", help="column of class numbers from 0, for a class-conditional model")
+    add("--hidden", type=int, default=128, help="channels")
+    add("--stacks", type=int, default=4, help="layers of each of the five dilations")
+    add("--kernel", type=int, default=9, help="width of the convolutions")
+    add("--time-conditioning", action="store_true", help="tell the network how much noise there is")
+    add("--steps", type=int, default=10000, help="optimizer steps")
+    add("--batch", type=int, default=512, help="sequences per step, over all workers")
+    add("--learning-rate", type=float, default=3e-4, help="of AdamW, after the warm-up")
+    add("--warmup", type=int, default=500, help="steps over which the learning rate rises")
+    add("--ema", type=float, default=0.999, help="decay of the averaged weights, which are what is written")
+    add("--holdout", type=float, default=0.05, help="share of the rows that are measured with, never trained on")
+    add("--every", type=int, default=500, help="steps between measurements, and checkpoints")
+    add("--seed", type=int, default=0)
+    add("--workers", type=int, default=1, help="processes that train together")
+    add("--cpus-per-worker", type=float, default=1.0)
+    add("--gpus-per-worker", type=float, default=0.0)
+    add("--threads", type=int, default=1, help="torch threads of a worker")
+    add("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster: local, auto or HOST:PORT")
+    add("--half", action="store_true", help="write the model in float16")
+    return parser.parse_args(words)
+
+
+def prepare(options: argparse.Namespace) -> tuple[tuple[np.ndarray, np.ndarray | None], dict[str, Any]]:
+    """Tokens [N, L] uint8 and labels [N] int64, and what the weights depend on. UserError: a line per mistake."""
+    mistakes = option_mistakes(options)
+    tokens, labels = np.zeros((0, 0), np.uint8), None
+    try:
+        alphabet = Alphabet.of(options.alphabet)
+        tokens = sequences.read_sequences(options.data, alphabet, options.column)
+        labels = read_classes(options.data, options.class_column) if options.class_column else None
+        mistakes += row_mistakes(options, len(tokens))
+    except UserError as error:
+        mistakes += error.lines
+    except ValueError as error:
+        mistakes.append(f"--alphabet {options.alphabet}: allowed: {', '.join(sequences.ALPHABETS)}, or {error}")
+    if mistakes:
+        raise UserError(mistakes)
+    names = ("hidden", "stacks", "kernel", "time_conditioning", "batch", "learning_rate", "warmup", "ema", "seed")
+    settings = {
+        "alphabet": Alphabet.of(options.alphabet).letters,
+        "length": tokens.shape[1],
+        "classes": 0 if labels is None else int(labels.max()) + 1,
+        **{name: getattr(options, name) for name in (*names, "holdout", "workers")},
+        "rows": len(tokens),
+        "data": hashlib.sha256(tokens.tobytes() + (b"" if labels is None else labels.tobytes())).hexdigest(),
+    }
+    check_same(Path(options.out).expanduser(), settings)
+    return (tokens, labels), settings
+
+
+def option_mistakes(options: argparse.Namespace) -> list[str]:
+    o = options
+    rules = [
+        ("hidden", o.hidden >= 2 and o.hidden % 2 == 0, "an even number, 2 or more"),
+        ("stacks", o.stacks >= 1, "1 or more"),
+        ("kernel", o.kernel >= 1 and o.kernel % 2 == 1, "an odd number, 1 or more"),
+        ("steps", o.steps >= 1, "1 or more"),
+        ("batch", o.batch >= 1, "1 or more"),
+        ("learning_rate", 0 < o.learning_rate <= 1, "above 0, at most 1"),
+        ("warmup", o.warmup >= 0, "0 or more"),
+        ("ema", 0 <= o.ema < 1, "0 or more, below 1"),
+        ("holdout", 0 < o.holdout < 1, "above 0, below 1"),
+        ("every", o.every >= 1, "1 or more"),
+        ("seed", 0 <= o.seed < 2**32, "0 to 2^32 - 1"),
+        ("workers", o.workers >= 1, "1 or more"),
+        ("cpus_per_worker", 0 < o.cpus_per_worker < 1e6, "above 0"),
+        ("gpus_per_worker", 0 <= o.gpus_per_worker < 1e6, "0 or more"),
+        ("threads", o.threads >= 1, "1 or more"),
+    ]
+    mistakes = [
+        f"--{name.replace('_', '-')} {getattr(o, name)}: allowed: {allowed}" for name, ok, allowed in rules if not ok
+    ]
+    if o.batch >= 1 and o.workers >= 1 and o.batch % o.workers:
+        mistakes.append(f"--batch {o.batch}: can't be shared out over {o.workers} workers; allowed: a multiple")
+    mistakes += out_mistakes(o.out)
+    try:
+        check_address(o.address)
+    except UserError as error:
+        mistakes += error.lines
+    return mistakes
+
+
+def out_mistakes(out: str) -> Iterator[str]:
+    folder = Path(out).expanduser()
+    if "://" in out:
+        yield f"--out {out}: allowed: a folder on a disk that all nodes share"
+    elif inside_submitted_job() and not folder.is_absolute():
+        yield f"--out {out}: is relative, and a job's working directory is a temporary copy; allowed: an absolute path"
+    else:
+        nearest = next(place for place in [folder.absolute(), *folder.absolute().parents] if place.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            yield f"--out {out}: {nearest} is no folder that can be written to; allowed: a folder, existing or new"
+
+
+def row_mistakes(options: argparse.Namespace, num: int) -> Iterator[str]:
+    left = num - held_out_rows(options, num)
+    if left < 1:
+        yield f"{options.data}: holds {num} sequences, none left to train on; allowed: more, or a smaller --holdout"
+    elif left < options.batch:
+        yield f"--batch {options.batch}: there are {left} sequences to train on; allowed: 1 to {left}"
+
+
+def held_out_rows(options: argparse.Namespace, num: int) -> int:
+    return max(1, round(options.holdout * num))
+
+
+def read_classes(path: str, column: str) -> np.ndarray:
+    """[N] int64. UserError where a value is no class number, or a number below the largest never occurs."""
+    file = Path(path).expanduser()
+    if file.suffix.lower() in sequences.FASTA:
+        raise UserError(f"--class-column {column}: a FASTA file has no columns; allowed: with CSV or Parquet")
+    found, mistakes = [], []
+    for line, text in sequences.entries(file, column):
+        if text.isdecimal() and len(text) < 10:
+            found.append(int(text))
+        else:
+            mistakes.append(f"{file}:{line}: {column} is {text!r}; allowed: a class number, from 0")
+    if found and not mistakes and (absent := set(range(min(max(found), len(found)))) - set(found)):
+        mistakes.append(f"{file}: {column} is {min(absent)} in no row; allowed: class numbers from 0 without a gap")
+    if mistakes:
+        raise UserError(mistakes[: sequences.MOST_MISTAKES])
+    return np.array(found, np.int64)
+
+
+def check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """UserError where the folder holds a training of other settings or data, or something else."""
+    storage = LocalStorage(str(folder.absolute()))
+    if not storage.exists(SETTINGS):
+        if storage.exists("model.safetensors"):
+            raise UserError(f"--out {folder}: holds a model of another making; allowed: a new folder")
+        return
+    stored = json.loads(storage.read(SETTINGS))
+    mistakes = [
+        f"{folder}/{SETTINGS}: {key} is {stored.get(key)}, not {value}; allowed: the same, or another --out"
+        for key, value in settings.items()
+        if stored.get(key) != value
+    ]
+    if mistakes:
+        raise UserError(mistakes)

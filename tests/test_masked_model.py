@@ -1,0 +1,135 @@
+"""What is refused of a masked model, its conditions and its settings before torch is imported."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dav_ray.config import Config
+from dav_ray.masked_model import BENCHMARK_LENGTH, read_config
+from dav_ray.model_folder import ASSETS, model_mistakes, model_path
+
+STORED: dict[str, Any] = {"alphabet": "ACGT", "length": 12, "classes": 2, "time_conditioning": False}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model folder as far as this can tell, a checkpoint, and sequences to compare with."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(STORED))
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    zipfile.ZipFile(tmp_path / "a.ckpt", "w").close()
+    (tmp_path / "text.ckpt").write_text("version https://git-lfs")
+    (tmp_path / "good.fa").write_text(">x\nACGT\n")
+    (tmp_path / "bad.fa").write_text(">x\nACGU\n>y\nNCGT\n")
+    return tmp_path
+
+
+def mistakes(model: dict[str, Any] | None = None, **sections: Any) -> list[str]:
+    values = {
+        "model": {"kind": "masked", "path": "model", **(model or {})},
+        "reward": {"kind": "gc_content"},
+        "mstep": {"lora": {"targets": ["convs"]}},
+        **sections,
+    }
+    return list(model_mistakes(Config.model_validate(values)))
+
+
+@pytest.mark.parametrize(
+    ("model", "sections"),
+    [
+        ({}, {}),
+        ({"path": "shipped:dna"}, {}),
+        ({}, {"prompts": ["", "class=1", "fixed=0:AC,11:T class=0"]}),
+        ({"length": 20}, {"prompts": ["fixed=19:A"]}),
+        ({"path": "a.ckpt"}, {"prompts": [f"fixed={BENCHMARK_LENGTH - 1}:A", "class=999"]}),  # only its tensors tell
+        ({"path": "a.ckpt", "alphabet": "protein"}, {"prompts": ["fixed=0:WY"]}),
+        ({}, {"mstep": {"lora": {"targets": ["final_conv.0", "linear"]}}}),
+        ({}, {"mstep": {"parameters": "full"}}),  # whose adapters' targets do not matter
+        ({}, {"evaluate": {"reference": "good.fa"}}),
+    ],
+)
+def test_nothing_is_wrong(folder: Path, model: dict[str, Any], sections: dict[str, Any]) -> None:
+    assert mistakes(model, **sections) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "sections", "lines"),
+    [
+        ({"path": "none"}, {}, ["model.path = none: no such file or folder; allowed: a model folder, a Lightning"]),
+        (
+            {"path": "text.ckpt"},
+            {},
+            ["model.path = text.ckpt: is no checkpoint that torch.save wrote; allowed: a Light"],
+        ),
+        ({"path": "shipped:nada"}, {}, ["model.path = shipped:nada: no such shipped model; allowed: shipped:digits, "]),
+        ({"alphabet": "AA"}, {}, ["model.alphabet = AA: 2 to 254 different letters"]),
+        ({"alphabet": "rna"}, {}, ["model.alphabet = rna: the model's is ACGT; allowed: that"]),
+        ({"dtype": "float16"}, {}, ["model.dtype = float16: masked models are loaded in float32; allowed: float32"]),
+        ({}, {"prompts": ["a cat"]}, ["prompts[0] = a cat: 'a' is no condition; allowed: empty, or class=NUMBER"]),
+        (
+            {},
+            {"prompts": ["", "class=2", "fixed=12:A"]},
+            [
+                "prompts[1] = class=2: class=2: unknown class; allowed: 0 to 1",
+                "prompts[2] = fixed=12:A: fixed=12:A: ends at position 12; allowed: 0 to 11",
+            ],
+        ),
+        ({"path": "a.ckpt"}, {"prompts": ["fixed=200:A"]}, ["prompts[0] = fixed=200:A: fixed=200:A: ends at position"]),
+        (
+            {},
+            {"mstep": {"lora": {"targets": ["to_q", "convs", "norms"]}}},
+            [
+                "mstep.lora.targets = to_q: no such layer; allowed: linear, ",
+                "mstep.lora.targets = norms: no such layer; allowed: linear, ",
+            ],
+        ),
+        (
+            {},
+            {"evaluate": {"reference": "bad.fa"}},
+            [
+                "evaluate.reference: bad.fa:2: letter 4: 'U'; allowed: ACGT",
+                "evaluate.reference: bad.fa:4: letter 1: 'N'; allowed: ACGT",
+            ],
+        ),
+        ({}, {"evaluate": {"reference": "none.fa"}}, ["evaluate.reference: none.fa: no such file; allowed: FASTA"]),
+    ],
+)
+def test_one_line_per_mistake(folder: Path, model: dict[str, Any], sections: dict[str, Any], lines: list[str]) -> None:
+    found = mistakes(model, **sections)
+    assert len(found) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(found, lines, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("{", "config.json is no JSON"),
+        ("[]", "config.json has no alphabet (str)"),
+        (json.dumps({**STORED, "length": "12"}), "config.json has no length (int)"),
+        (json.dumps({**STORED, "classes": None}), "config.json has no classes (int)"),
+        (json.dumps({**STORED, "time_conditioning": 1}), "config.json has no time_conditioning (bool)"),
+        (json.dumps({**STORED, "alphabet": "A"}), "2 to 254 different letters"),
+    ],
+)
+def test_a_folder_that_is_no_model(folder: Path, content: str, line: str) -> None:
+    (folder / "model" / "config.json").write_text(content)
+    (found,) = mistakes()
+    assert found.startswith(f"model.path = model: is no masked model: {line}")
+
+
+def test_a_folder_without_its_files(folder: Path) -> None:
+    (folder / "model" / "model.safetensors").unlink()
+    assert mistakes() == ["model.path = model: is no masked model: model.safetensors is missing"]
+    (folder / "model" / "config.json").unlink()
+    assert mistakes()[0].startswith("model.path = model: is no masked model: config.json is missing; allowed: a folder")
+
+
+def test_the_shipped_model() -> None:
+    assert model_path("shipped:dna") == str(ASSETS / "dna")
+    assert read_config(ASSETS / "dna")["alphabet"] == "ACGT"

@@ -1,0 +1,238 @@
+"""jobs/pretrain_masked.py: what is refused before anything starts, and whole trainings on Ray."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+SMALL = "--hidden 8 --stacks 1 --kernel 3 --batch 16 --learning-rate 5e-3 --warmup 3 --ema 0.9 --cpus-per-worker 0.5"
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(JOBS))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return importlib.import_module("pretrain_masked")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """100 sequences of 8 letters, the first of which is the class."""
+    tokens = np.random.default_rng(0).integers(0, 4, (100, 8))
+    lines = [f"{''.join('ACGT'[t] for t in row)},{row[0]}" for row in tokens]
+    file = tmp_path / "data.csv"
+    file.write_text("\n".join(["sequence,kind", *lines]) + "\n")
+    return file
+
+
+def refused(job: ModuleType, capsys: pytest.CaptureFixture[str], words: list[str]) -> list[str]:
+    """The lines on standard error of a command that ends with exit code 2."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "argv", ["pretrain_masked.py", *words])
+        job.main()
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and said.out == ""
+    return said.err.splitlines()
+
+
+MISTAKES = {
+    "--hidden 7": "--hidden 7: allowed: an even number, 2 or more",
+    "--stacks 0": "--stacks 0: allowed: 1 or more",
+    "--kernel 4": "--kernel 4: allowed: an odd number, 1 or more",
+    "--steps 0": "--steps 0: allowed: 1 or more",
+    "--steps many": "argument --steps: invalid int value: 'many'",
+    "--batch 0": "--batch 0: allowed: 1 or more",
+    "--batch 96": "--batch 96: there are 95 sequences to train on; allowed: 1 to 95",
+    "--batch 15 --workers 2": "--batch 15: can't be shared out over 2 workers; allowed: a multiple",
+    "--learning-rate nan": "--learning-rate nan: allowed: above 0, at most 1",
+    "--warmup -1": "--warmup -1: allowed: 0 or more",
+    "--ema 1": "--ema 1.0: allowed: 0 or more, below 1",
+    "--holdout 0": "--holdout 0.0: allowed: above 0, below 1",
+    "--every 0": "--every 0: allowed: 1 or more",
+    "--seed -1": "--seed -1: allowed: 0 to 2^32 - 1",
+    "--cpus-per-worker 0": "--cpus-per-worker 0.0: allowed: above 0",
+    "--gpus-per-worker -1": "--gpus-per-worker -1.0: allowed: 0 or more",
+    "--threads 0": "--threads 0: allowed: 1 or more",
+    "--alphabet A": "--alphabet A: allowed: dna, rna, protein, or 2 to 254 different letters",
+    "--alphabet rna": "data.csv:2: letter 1: 'T'; allowed: ACGU",
+    "--column absent": "data.csv: has no column absent; allowed: one of sequence, kind",
+    "--class-column absent": "data.csv: has no column absent; allowed: one of sequence, kind",
+    "--class-column sequence": "data.csv:2: sequence is 'TGGCCAAA'; allowed: a class number, from 0",
+    "--address nowhere": "--address nowhere: is no address; allowed: auto, local or HOST:PORT",
+    "--out s3://bucket/model": "--out s3://bucket/model: allowed: a folder on a disk that all nodes share",
+    "--unknown": "unrecognized arguments: --unknown",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistakes_are_refused(
+    job: ModuleType, capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path, words: str
+) -> None:
+    lines = refused(job, capsys, [str(data), "--out", str(tmp_path / "out"), "--batch", "16", *words.split()])
+
+    assert lines[0].startswith("pretrain_masked: ") and MISTAKES[words] in lines[0]
+    assert len(lines) == 1 or "data.csv:" in lines[1]  # of letters in a file, more than one line is told
+    assert not (tmp_path / "out").exists()
+
+
+FILES = {
+    "letters.csv": ("sequence\nACGT\nACNT\n", ":3: letter 3: 'N'; allowed: ACGT"),
+    "lengths.csv": ("sequence\nACGT\nACG\n", ":3: 3 letters, the first sequence (line 2) has 4; allowed: one length"),
+    "empty.csv": ("", ": has no column sequence"),
+    "none.fasta": ("", ": holds no sequences"),
+    "one.fasta": (">a\nACGT\n", ": holds 1 sequences, none left to train on; allowed: more, or a smaller --holdout"),
+    "few.fasta": (">a\nACGT\n" * 3, "--batch 512: there are 2 sequences to train on; allowed: 1 to 2"),
+    "kind.txt": ("ACGT\n", ": unknown kind"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_data_that_is_refused(job: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    text, expected = FILES[name]
+    (tmp_path / name).write_text(text)
+
+    lines = refused(job, capsys, [str(tmp_path / name), "--out", str(tmp_path / "out")])
+    assert len(lines) == 1 and expected in lines[0]
+
+
+def test_all_mistakes_are_told_at_once(job: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    lines = refused(job, capsys, ["absent.csv", "--out", str(tmp_path / "file"), "--steps", "0", "--kernel", "2"])
+
+    assert [line.split(": ")[1] for line in lines] == [
+        "--kernel 2",
+        "--steps 0",
+        f"--out {tmp_path}/file",
+        "absent.csv",
+    ]
+
+
+def test_class_numbers_have_no_gaps(job: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    table = pa.table({"sequence": ["ACGT"] * 4, "kind": [0, 2, 0, 2], "name": list("abcd")})
+    pq.write_table(table, tmp_path / "a.parquet")
+    words = [str(tmp_path / "a.parquet"), "--out", str(tmp_path / "out"), "--batch", "1", "--class-column"]
+
+    assert (
+        "kind is 1 in no row; allowed: class numbers from 0 without a gap" in refused(job, capsys, [*words, "kind"])[0]
+    )
+    assert len(refused(job, capsys, [*words, "name"])) == 4
+    (tmp_path / "a.fasta").write_text(">a\nACGT\n")
+    assert "a FASTA file has no columns" in refused(job, capsys, [str(tmp_path / "a.fasta"), *words[1:], "kind"])[0]
+
+
+def test_a_folder_of_other_settings_or_another_model_is_refused(
+    job: ModuleType, capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
+) -> None:
+    words = [str(data), "--out", str(tmp_path / "out"), "--batch", "16"]
+    _, settings = job.prepare(job.parse([*words, "--class-column", "kind"]))
+    assert settings["classes"] == 4 and settings["length"] == 8 and settings["alphabet"] == "ACGT"
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text(json.dumps(settings))
+    lines = refused(job, capsys, [*words, "--seed", "1", "--class-column", "kind"])
+    assert len(lines) == 1 and "run.json: seed is 0, not 1; allowed: the same, or another --out" in lines[0]
+    assert [line.split(": ")[2].split()[0] for line in refused(job, capsys, words)] == ["classes", "data"]
+
+    (tmp_path / "out/run.json").rename(tmp_path / "out/model.safetensors")
+    assert "holds a model of another making; allowed: a new folder" in refused(job, capsys, words)[0]
+
+
+def test_an_embedded_ray_must_have_room(job: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    options = job.parse("data.csv --out out --workers 3 --cpus-per-worker 2 --gpus-per-worker 1".split())
+    nodes = [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 8.0}, {"CPU": 64.0}]
+
+    with pytest.raises(job.UserError, match="--workers 3: there is room for 2 of 2 CPU and 1 GPU each"):
+        job.check_room(options, nodes)
+    options.address = "auto"
+    job.check_room(options, nodes)
+    assert "waiting for more nodes" in capsys.readouterr().out
+    job.check_room(options, [*nodes, {"CPU": 2.0, "GPU": 1.0}])
+    assert capsys.readouterr().out == ""
+
+
+def test_mistakes_are_found_without_torch_and_ray(data: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pretrain_options import *; prepare(parse(sys.argv[1:])); import pretrain_masked; "
+        "assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
+    )
+    words = [str(data), "--out", str(tmp_path / "out"), "--batch", "16"]
+    subprocess.run([sys.executable, "-c", code, *words], cwd=JOBS, check=True, timeout=60)
+
+
+# -- whole trainings on an embedded Ray --------------------------------------------------------------------------------
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, str(JOBS / "pretrain_masked.py"), str(data), "--out", str(out), *SMALL.split(), *more]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "RAY_USAGE_STATS_ENABLED": "0"
+    }
+
+
+def run(data: Path, out: Path, *more: str) -> list[str]:
+    done = subprocess.run(command(data, out, *more), env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_two_workers_train_a_model_and_a_finished_training_is_left_alone(data: Path, tmp_path: Path) -> None:
+    from dav_ray.diffusion.masked import MaskedDiffusion
+
+    out = tmp_path / "out"
+    words = ("--workers", "2", "--class-column", "kind", "--steps", "8", "--every", "4", "--half")
+    lines = run(data, out, *words)
+    assert [line.split(":")[0] for line in lines[1:]] == ["step 4", "step 8", str(out), "step 8"]
+
+    diffusion = MaskedDiffusion.from_checkpoint(out)
+    assert (diffusion.classes, diffusion.length, diffusion.timeless) == (4, 8, True)
+    texts = diffusion.sample(3, conditions=("class=1",))
+    assert len(texts) == 3 and all(set(text) <= set("ACGT") and len(text) == 8 for text in texts)
+    report = json.loads((out / "report.json").read_text())
+    assert report["workers"] == 2 and 1 < report["held_out_bits_per_token"] < 2.5
+
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
+    again = run(data, out, *words)
+    assert again == [f"{out}: this training is finished", lines[-1]]
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
+    """SIGTERM in the middle, then the same command."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    words = ("--every", "100", "--steps")
+    run(data, whole, *words, "2000")
+
+    started = subprocess.Popen(
+        command(data, parts, *words, "2000"), env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert started.stdout is not None
+    deadline = time.monotonic() + 120
+    while not (parts / "checkpoint/state.safetensors").exists():
+        assert time.monotonic() < deadline and started.poll() is None
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    started.communicate(timeout=60)
+    assert started.returncode == 143 and not (parts / "report.json").exists()
+
+    resumed = run(data, parts, *words, "2000")
+    assert "step 100:" not in "".join(resumed)
+    for name in ("model.safetensors", "checkpoint/state.safetensors", "report.json"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name

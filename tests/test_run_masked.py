@@ -1,0 +1,99 @@
+"""A whole run of a masked model: adapters, gradient, a class-free model with a fixed motif; what users load from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+import dav_ray
+from dav_ray.diffusion.dilated_cnn import DilatedCNN
+from dav_ray.diffusion.masked import MaskedDiffusion
+from dav_ray.diffusion.masked_files import Settings, write
+from dav_ray.sequences import Alphabet
+from tests.runs import finish, start
+
+LENGTH, MOTIF = 24, "TATA"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights, and a run of it."""
+    place = tmp_path_factory.mktemp("masked")
+    torch.manual_seed(0)
+    write(place / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), LENGTH, 0, False))
+    settings: dict[str, Any] = {
+        "rounds": 2,
+        "model": {"kind": "masked", "path": str(place / "model")},
+        "prompts": ["", f"fixed=3:{MOTIF}"],
+        "reward": {"kind": "gc_content"},
+        "search": {"candidates": 3, "alpha": 0.02, "gradient": True, "steps": 5, "trajectories": 12, "chunk": 4},
+        "mstep": {
+            "candidates": "all",
+            "learning_rate": 0.01,
+            "kl": 0.01,
+            "batch_size": 16,
+            "lora": {"targets": ["convs"]},
+        },
+        "evaluate": {"samples": 16, "batch": 8, "kl_samples": 8, "heldout": [{"kind": "gc_window", "name": "window"}]},
+        "roles": {
+            "search": {"replicas": 1, "cpus": 0.2},
+            "reward": {"replicas": 1, "cpus": 0.1},
+            "train": {"replicas": 1, "cpus": 0.2},
+        },
+    }
+    (place / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    output = finish(start(place, "tiny.yaml", "--run-dir", "run"), 0)
+    assert "report.html" in output
+    return place
+
+
+def test_the_reward_rises(folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    fresh = [line for line in lines if line["role"] == "evaluate"]
+    assert fresh[-1]["evaluate/reward_mean"] > fresh[0]["evaluate/reward_mean"] + 0.05
+    assert {"diversity/edit_distance", "diversity/unique", "heldout/elbo", "heldout/kl", "median/window"} <= set(
+        fresh[0]
+    )
+    assert fresh[0]["heldout/kl"] == 0 < fresh[-1]["heldout/kl"]
+    found = [line for line in lines if line["role"] == "search"]
+    assert found[0]["reward/mean"] > fresh[0]["evaluate/reward_mean"]
+    assert found[0]["search/nfe_per_sample"] <= 5 + 4 * 3
+
+
+def test_the_buffer_holds_sequences_that_kept_their_fixed_letters(folder: Path) -> None:
+    tables = [pq.read_table(file) for file in sorted((folder / "run/buffer").rglob("*.parquet"))]
+    rows = [row for table in tables for row in table.select(["condition", "sequence", "reward"]).to_pylist()]
+
+    assert len(rows) == 24
+    for row in rows:
+        assert len(row["sequence"]) == LENGTH and set(row["sequence"]) <= set("ACGT")
+        assert row["reward"] == pytest.approx(sum(letter in "GC" for letter in row["sequence"]) / LENGTH)
+        assert not row["condition"] or row["sequence"][3:7] == MOTIF
+
+
+def test_the_policy_loads_where_users_live(folder: Path) -> None:
+    """`dav_ray.load`, and the folder by itself, adapters merged: the same model, whose samples are the run's own."""
+    whole = dav_ray.load(str(folder / "run"))
+    alone = MaskedDiffusion.from_checkpoint(folder / "run/policy/v0002", steps=5)
+    texts = whole.sample(16, seed=1_000_000, conditions=["", f"fixed=3:{MOTIF}"])
+    measured = pq.read_table(folder / "run/evaluate/round-0002.parquet", columns=["sequence"]).column(0).to_pylist()
+
+    assert texts == alone.sample(16, seed=1_000_000, conditions=["", f"fixed=3:{MOTIF}"])
+    assert sum(a == b for a, b in zip(texts, measured, strict=True)) >= 15  # merging rounds in the last digit
+    assert dav_ray.load(str(folder / "run"), version=0).sample(4) != whole.sample(4)
+
+
+def test_the_report_shows_logos_and_designs(folder: Path) -> None:
+    page = (folder / "run/report.html").read_text()
+    assert "Logos of the fresh samples" in page
+    best = max(
+        pq.read_table(file, columns=["sequence", "reward"]).to_pandas().nlargest(1, "reward")["sequence"].iloc[0]
+        for file in (folder / "run/evaluate").glob("*.parquet")
+    )
+    assert len(best) == LENGTH and page.count("<pre") + page.count("<code") + page.count("<td") > 20

@@ -1,0 +1,42 @@
+"""The table that ends a run, for images and for sequences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dav_ray.storage import open_storage
+from dav_ray.summary import render_rounds
+
+
+def cells(run: Path, *rows: dict[str, Any]) -> list[list[str]]:
+    """The header and the rows of the table."""
+    (run / "metrics.jsonl").write_text("".join(json.dumps({"role": "evaluate", **row}) + "\n" for row in rows))
+    lines = render_rounds(open_storage(str(run))).replace("┃", "│").splitlines()
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+
+
+def test_images(tmp_path: Path) -> None:
+    first = {"evaluate/reward_mean": 1.0, "evaluate/reward_std": 0.5, "median/reward": 1.0, "heldout/x": 0.25}
+    last = {**first, "evaluate/reward_mean": 2.0, "diversity/features": 3.0, "diversity/within_prompt": 1.0}
+    first |= {"diversity/features": 4.0, "diversity/within_prompt": 2.0}
+
+    assert cells(tmp_path, {"round": 0, **first}, {"round": 1, **last}) == [
+        ["round", "reward", "rise in sd", "x", "diversity", "within prompt", "searched reward"],
+        ["0", "1", "+0.00", "0.25", "100%", "100%", ""],
+        ["1", "2", "+2.00", "0.25", "75%", "50%", ""],
+    ]
+
+
+def test_sequences_and_a_round_without_a_feasible_one(tmp_path: Path) -> None:
+    common = {"heldout/elbo": -250.0, "diversity/edit_distance": 100.0, "diversity/unique": 0.5}
+    first = {"round": 0, "evaluate/reward_mean": 1.0, "evaluate/reward_std": 0.5, **common}
+    first["heldout/kmer_correlation"] = 0.9
+    last = {"round": 1, "evaluate/feasible": 0.0, **common, "diversity/edit_distance": 40.0}
+
+    assert cells(tmp_path, first, last) == [
+        ["round", "reward", "rise in sd", "feasible", "elbo", "k-mers r", "edit distance", "unique", "searched reward"],
+        ["0", "1", "+0.00", "100%", "-250", "0.9", "100%", "50%", ""],
+        ["1", "", "", "0%", "-250", "", "40%", "50%", ""],
+    ]
