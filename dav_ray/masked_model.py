@@ -31,6 +31,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key, kind in KEYS.items():
         if not isinstance(config, dict) or type(config.get(key)) is not kind:
             raise ValueError(f"{CONFIG} has no {key} ({kind.__name__})")
+    if config["length"] < 1 or config["classes"] < 0:
+        raise ValueError(f"{CONFIG} says length {config['length']}, classes {config['classes']}")
     Alphabet.of(config["alphabet"])
     return config
 
@@ -53,8 +55,8 @@ def masked_mistakes(config: Config, path: str) -> Iterator[str]:
             return
         if not (place / WEIGHTS).is_file():
             yield f"{key}: is no masked model: {WEIGHTS} is missing"
-        if stored["alphabet"] != alphabet.letters:
-            yield f"model.alphabet = {model.alphabet}: the model's is {stored['alphabet']}; allowed: that"
+        if (own := Alphabet.of(stored["alphabet"])) != alphabet:
+            yield f"model.alphabet = {model.alphabet}: the model's is {own.letters}; allowed: that"
             return
         length, classes = model.length or stored["length"], stored["classes"]
     elif not place.is_file():
@@ -64,6 +66,16 @@ def masked_mistakes(config: Config, path: str) -> Iterator[str]:
         yield f"{key}: is no checkpoint that torch.save wrote; allowed: {model.origin or 'a Lightning checkpoint'}"
     yield from _condition_mistakes(config, alphabet, length, classes)
     yield from _setting_mistakes(config, alphabet)
+
+
+def check_checkpoint(config: Config) -> None:
+    """UserError, a line per tensor, if a Lightning checkpoint does not hold the network. This takes torch, so that it
+    comes when all else was found right."""
+    model, file = config.model, Path(config.model.path).expanduser()
+    if file.is_file():
+        from dav_ray.diffusion.masked_files import build_backbone, read
+
+        build_backbone(read(file, model.weights, Alphabet.of(model.alphabet), model.length))
 
 
 def _condition_mistakes(config: Config, alphabet: Alphabet, length: int, classes: int) -> Iterator[str]:

@@ -20,6 +20,7 @@ from typing import Any
 from dav_ray.config import Config, Reward
 from dav_ray.errors import UserError
 from dav_ray.keys import show
+from dav_ray.masked_model import check_checkpoint
 from dav_ray.model_folder import model_mistakes
 from dav_ray.recipe import Recipe, differing_keys
 
@@ -45,6 +46,8 @@ def check(config: Config, address: str = "auto") -> None:
             mistakes += [*_file_mistakes(name, reward), *_name_mistakes(name, reward)]
     if mistakes:
         raise UserError(mistakes)
+    if config.model.kind == "masked":
+        check_checkpoint(config)
 
 
 def check_address(address: str, connect: bool = True) -> None:

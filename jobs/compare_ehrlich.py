@@ -4,9 +4,9 @@
 
 Prints a Markdown table with a line per round. Reward calls are those of the search; the fresh samples that the run
 evaluates, and never learns from, are not counted. DAV best: the highest reward of an accepted sample so far; DAV
-median: of the fresh samples, infeasible ones (-inf) included. GA best and median: of `genetic`, mean over seeds, at
-its last generation within the same calls; the median leaves the infeasible out. The calls of a round that was resumed
-are known only from its restart on: compare runs that were not.
+median: of the round's accepted samples; without search: of the fresh ones; infeasible ones (-inf) included. GA best and
+median: of `genetic`, mean over seeds, at its last generation within the same calls; the median leaves the infeasible
+out. The calls of a round that was resumed are known only from its restart on: compare runs that were not.
 """
 
 from __future__ import annotations
@@ -92,17 +92,28 @@ def problem(storage: Storage) -> Ehrlich:
     return Ehrlich(**rewards[0].args)
 
 
-def progress(storage: Storage) -> dict[int, Standing]:
+@dataclass(frozen=True)
+class Round:
+    """DAV after a round: reward calls so far, the best accepted so far, medians of this round's accepted samples and of
+    fresh ones without search (infeasible ones included)."""
+
+    calls: int
+    best: float | None
+    accepted: float | None
+    fresh: float
+
+
+def progress(storage: Storage) -> dict[int, Round]:
     """DAV at the end of each round that was evaluated; round 0 is the pretrained model."""
     metrics, found = read_metrics(storage), {}
-    calls, best = 0, None
+    calls, best, median = 0, None, None
     for round in sorted(number for number, role in metrics if role == "evaluate"):
         if round > 0:
             calls += int(metrics[round, "search"]["search/reward_calls"])
-            accepted = [_rewards(storage, path) for path in storage.list(buffer_folder(round))]
-            best = float(np.concatenate([*accepted, [-np.inf if best is None else best]]).max())
+            accepted = np.concatenate([_rewards(storage, path) for path in storage.list(buffer_folder(round))])
+            best, median = max(float(accepted.max()), -np.inf if best is None else best), float(np.median(accepted))
         fresh = _rewards(storage, f"evaluate/round-{round:04d}.parquet")
-        found[round] = Standing(calls, best, float(np.median(fresh)))
+        found[round] = Round(calls, best, median, float(np.median(fresh)))
     return found
 
 
@@ -110,9 +121,9 @@ def _rewards(storage: Storage, path: str) -> np.ndarray:
     return pq.read_table(io.BytesIO(storage.read(path)), columns=["reward"]).column("reward").to_numpy()
 
 
-def render(dav: dict[int, Standing], rivals: Sequence[Sequence[Standing]]) -> str:
+def render(dav: dict[int, Round], rivals: Sequence[Sequence[Standing]]) -> str:
     """Markdown. rivals: one history of `genetic` per seed."""
-    header = ["round", "reward calls", "DAV best", "DAV median", "GA best", "GA median"]
+    header = ["round", "reward calls", "DAV best", "DAV median", "without search", "GA best", "GA median"]
     lines = [header, ["---"] * len(header)]
     for round, own in dav.items():
         then = [[s for s in history if s.calls <= own.calls][-1:] for history in rivals]
@@ -122,7 +133,8 @@ def render(dav: dict[int, Standing], rivals: Sequence[Sequence[Standing]]) -> st
                 str(round),
                 str(own.calls),
                 _mean([own.best]),
-                _mean([own.median]),
+                _mean([own.accepted]),
+                _mean([own.fresh]),
                 _mean([other.best for other in others]),
                 _mean([other.median for other in others]),
             ]

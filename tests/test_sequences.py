@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dav_ray.errors import UserError
@@ -73,6 +73,7 @@ def test_masks_are_written_as_dots() -> None:
         DNA.encode("A.T")
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*ALPHABETS, "01", "xyZ"]), st.data())
 def test_what_is_decoded_is_encoded(name: str, data: st.DataObject) -> None:
     alphabet = Alphabet.of(name)
@@ -87,6 +88,7 @@ def test_what_is_decoded_is_encoded(name: str, data: st.DataObject) -> None:
 # ---- files ----
 
 
+@settings(deadline=None, max_examples=25)
 @given(texts=st.lists(st.text("ACGT", min_size=4, max_size=4), min_size=1, max_size=8))
 def test_files_come_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder, expected = tmp_path_factory.mktemp("files"), np.stack([DNA.encode(text) for text in texts])
@@ -160,6 +162,10 @@ KINDS = "FASTA (.fa, .fasta, .fna, .faa), .csv or .parquet"
         ("a.csv", "sequence,x\nACGT,1\nAC,2\nACG,3\n", [
             f":3: 2 {NOT_OF_ONE_LENGTH.format(2)}",
             f":4: 3 {NOT_OF_ONE_LENGTH.format(2)}",
+        ]),
+        ("a.csv", "sequence\nACGT\nAC\nANGT\n", [
+            f":3: 2 {NOT_OF_ONE_LENGTH.format(2)}",
+            ":4: letter 2: 'N'; allowed: ACGT",
         ]),
         ("a.csv", 'x,sequence\n"1\n2",ACGT\n3,ACZT\n', [":4: letter 3: 'Z'; allowed: ACGT"]),
         ("a.csv", "x,sequence\n1,ACGT\n2\n", [f":3: 0 {NOT_OF_ONE_LENGTH.format(2)}"]),

@@ -116,6 +116,7 @@ class MaskedKernel:
 
         x_prev [B, L] tokens, or [B, L, V] expected counts of letters (`blend`).
         """
+        assert self.slope is None, "a tilted kernel is a proposal, which is never fitted"
         masked = self.x == self.mask
         letters = self.log_p[..., :-1]
         if x_prev.ndim == 3:
@@ -126,6 +127,7 @@ class MaskedKernel:
 
     def kl(self, other: MaskedKernel) -> Tensor:
         """KL(self || other) [B]: both unmask alike, so it is unmask * sum_l KL(p_l || p'_l) over masked positions."""
+        assert self.slope is None and other.slope is None, "a tilted kernel is a proposal, which is never fitted"
         p, q = self.log_p[..., :-1], other.log_p[..., :-1]
         per_position = (p.exp() * (p - q)).sum(-1)
         return self.unmask.to(p) * torch.where(self.x == self.mask, per_position, 0.0).sum(-1)

@@ -173,6 +173,8 @@ class MaskedDiffusion:
 
         classes [B] int64 for a class-conditional model; time [B] in [0, 1] for a time-conditioned one. No guidance.
         """
+        if not self.timeless and time is None:
+            raise ValueError("this model is conditioned on the time; allowed: time [B] in [0, 1]")
         sigma = torch.zeros(len(x)) if self.timeless or time is None else sigma_at(time)
         x = x.to(self._device).long()
         if self.classes and classes is None:
@@ -249,6 +251,8 @@ class MaskedDiffusion:
         """`num` sequences by T ancestral steps; sample i has condition i (in turn) and the noise of seed + i."""
         from dav_ray.search.base import ancestral
 
+        if isinstance(conditions, str) or not conditions:
+            raise ValueError(f"conditions = {conditions!r}; allowed: a list of at least one text")
         texts: list[str] = []
         for start in range(0, num, batch):
             numbers = range(start, min(start + batch, num))
@@ -304,7 +308,7 @@ class MaskedDiffusion:
         parsed = [self._condition(c).label for c in conditions]
         label = torch.tensor([self.classes if c is None else c for c in parsed], device=self._device)
         logits = self._call(network, x_t, sigma, label)
-        if self._guidance != 1:
+        if self._guidance != 1 and any(c is not None for c in parsed):
             free = torch.log_softmax(self._call(network, x_t, sigma, torch.full_like(label, self.classes)), -1)
             logits = self._guidance * torch.log_softmax(logits, -1) + (1 - self._guidance) * free
         return substitute(logits, x)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dav_ray.diffusion.condition import GRAMMAR, Condition
@@ -82,6 +82,7 @@ def test_a_model_without_classes_takes_none() -> None:
     assert str(caught.value) == "class=0: the model has no classes; allowed: no class"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, LENGTH - 1), st.integers(0, 3)), st.none() | st.integers(0, CLASSES - 1))
 def test_what_is_written_is_read(fixed: dict[int, int], label: int | None) -> None:
     words = [f"class={label}"] if label is not None else []
@@ -90,6 +91,7 @@ def test_what_is_written_is_read(fixed: dict[int, int], label: int | None) -> No
     assert parse(" ".join(words)) == Condition(label, tuple(sorted(fixed.items())))
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="clasfixed=:, 0123ACGTX²-", max_size=20))
 def test_any_text_is_a_condition_or_a_mistake_of_one_line(text: str) -> None:
     try:

@@ -1,30 +1,26 @@
-"""The masked model: its sampler's law, its likelihoods, what the network is given, its adapters."""
+"""The masked model: its sampler's law, its M-step's loss, what the network is given, gradients."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dav_ray.diffusion import adapters
 from dav_ray.diffusion.base import Prediction
 from dav_ray.diffusion.categorical import END, NEVER
-from dav_ray.diffusion.dilated_cnn import DilatedCNN
-from dav_ray.diffusion.elbo import TIME_MIN, antithetic_times, nelbo
+from dav_ray.diffusion.elbo import TIME_MIN, antithetic_times
 from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.noise import KeyedNoise
 from dav_ray.rewards.sequence import GcContent
 from dav_ray.search.base import Search, ancestral
 from dav_ray.search.best_of_n import BestOfN
 from dav_ray.search.dav import Dav
-from dav_ray.sequences import Alphabet
 from dav_ray.types import Cost, Transitions
+from tests.dilated import DNA, PLACES, T, close, cnn, log_p, tokens
 from tests.enumerable import (
     INDEX,
     LENGTH,
@@ -33,7 +29,6 @@ from tests.enumerable import (
     SEQUENCES,
     STATES,
     Scores,
-    Table,
     frequencies,
     law,
     letters,
@@ -42,51 +37,6 @@ from tests.enumerable import (
     unmask,
 )
 from tests.toy import BulkNoise, scorer
-
-T, DNA, PLACES = 5, Alphabet.of("dna"), 12
-TARGETS = ("linear", "convs", "time_layers", "final_conv")
-
-
-def cnn(classes: int = 0, time_conditioned: bool = False, adapted: bool = False, **options: Any) -> MaskedDiffusion:
-    """A DilatedCNN on 12 letters; the last layer is scaled, so that it has opinions. adapted: LoRA, moved away."""
-    torch.manual_seed(0)
-    backbone = DilatedCNN(5, hidden=8, stacks=1, kernel=3, classes=classes)
-    with torch.no_grad():
-        backbone.final_conv[2].weight *= 4
-    diffusion = MaskedDiffusion(
-        backbone,
-        alphabet=DNA,
-        length=PLACES,
-        classes=classes,
-        time_conditioned=time_conditioned,
-        **{"steps": T, **options},
-    )
-    if adapted:
-        diffusion.add_adapters(2, 4.0, TARGETS, seed=0)
-        train(diffusion)
-    return diffusion
-
-
-def train(diffusion: MaskedDiffusion) -> None:
-    """What an M-step does: other trainable weights."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in diffusion.trainable().parameters():
-            if parameter.requires_grad:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-
-
-def tokens(num: int, masked: float = 0.5, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randint(0, 4, (num, PLACES), generator=generator)
-    return torch.where(torch.rand(x.shape, generator=generator) < masked, 4, x)
-
-
-def log_p(diffusion: MaskedDiffusion, x: Tensor, conditions: Sequence[str], t: int = 2, **options: Any) -> Tensor:
-    with torch.no_grad():
-        kernel: Any = diffusion.predict(x, t, conditions, **options).kernel
-    return kernel.log_p
-
 
 # ---- laws ----
 
@@ -297,7 +247,7 @@ def test_no_class_no_guidance() -> None:
         diffusion.trainable().register_forward_hook(lambda *_: calls.append(1))
         diffusion.predict(tokens(2), 1, ["", ""])
         calls.append(0)
-    assert calls == [1, 0, 1, 0, 1, 1, 0]
+    assert calls == [1, 0, 1, 0, 1, 0]
 
 
 def test_batch_and_micro_batch_change_nothing() -> None:
@@ -342,11 +292,6 @@ def test_tokens_may_be_bytes() -> None:
     assert torch.equal(losses[0].nll, losses[1].nll) and torch.equal(losses[0].kl, losses[1].kl)
 
 
-def close(a: Any, b: Any) -> None:
-    torch.testing.assert_close(a.log_p, b.log_p, rtol=1e-4, atol=1e-5)
-    assert torch.equal(a.x, b.x) and torch.equal(a.unmask, b.unmask)
-
-
 def test_samples_have_a_seed_each() -> None:
     diffusion = cnn(steps=3)
     found = diffusion.sample(5, seed=7)
@@ -359,109 +304,6 @@ def test_samples_have_a_seed_each() -> None:
     infilled = diffusion.sample(4, seed=7, conditions=["", "fixed=3:ACGT"])
     assert infilled[::2] == found[:4:2]
     assert [text[3:7] for text in infilled[1::2]] == ["ACGT", "ACGT"]
-
-
-# ---- likelihoods ----
-
-
-def exact_table(joint: Tensor) -> Table:
-    """A network whose conditionals are those of a joint law over the 81 sequences."""
-    table = Table(0)
-    with torch.no_grad():
-        for i, state in enumerate(STATES):
-            agree = torch.tensor([all(a in (MASK, b) for a, b in zip(state, x, strict=True)) for x in SEQUENCES])
-            for place, v in itertools.product([k for k, token in enumerate(state) if token == MASK], range(LETTERS)):
-                here = torch.tensor([x[place] == v for x in SEQUENCES])
-                table.linear[i, place, v] = (joint * (agree & here)).sum().log()
-    return table
-
-
-def orders(table: Table, x: tuple[int, ...], given: tuple[int, ...] = ()) -> Tensor:
-    """log p(x | given places) by each order in which the other letters may be read, [orders] float64."""
-    p = torch.softmax(table.linear.detach().double()[..., :LETTERS], -1)
-    found = []
-    for order in itertools.permutations([place for place in range(LENGTH) if place not in given]):
-        state, total = [x[k] if k in given else MASK for k in range(LENGTH)], 0.0
-        for place in order:
-            total += math.log(p[INDEX[tuple(state)], place, x[place]])
-            state[place] = x[place]
-        found.append(total)
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def exact_or_not(exact: bool) -> tuple[Table, Tensor]:
-    """A table, and log p of every sequence if its conditionals are those of one law."""
-    joint = torch.softmax(torch.randn(81, generator=torch.Generator().manual_seed(2)), 0).double()
-    return (exact_table(joint), joint.log()) if exact else (Table(4), torch.full((81,), torch.nan))
-
-
-@pytest.mark.parametrize("exact", [True, False])
-def test_the_bound_is_the_mean_over_orders(exact: bool) -> None:
-    """Its integral over t, exact: a sum over the 16 ways to hide letters is a polynomial in t of degree 3.
-
-    It is the mean log-probability over the orders in which letters are read, so below the log of their mean; of exact
-    conditionals it is log p itself.
-    """
-    table, log_joint = exact_or_not(exact)
-    diffusion = MaskedDiffusion(table, alphabet=Alphabet("ABC"), length=LENGTH)
-    hidden = torch.tensor(list(itertools.product([0.0, 1.0], repeat=LENGTH)), dtype=torch.float64)
-    nodes, shares = np.polynomial.legendre.leggauss(4)
-    for x in [(0, 1, 2, 1), (2, 1, 0, 0), (1, 1, 1, 1)]:
-        bound = 0.0
-        for t, share in zip((nodes + 1) / 2, shares / 2, strict=True):
-            chance = torch.where(hidden == 1, t, 1 - t).prod(1)
-            times, u = torch.full((16,), t, dtype=torch.float64), 1 - hidden
-            term = nelbo(lambda x, _: diffusion.log_probs(x), torch.tensor(x).expand(16, -1), times, u, MASK)
-            bound -= share * float((chance * term.detach()).sum())
-        by_order = orders(table, x)
-
-        assert bound == pytest.approx(float(by_order.mean()), abs=1e-4)
-        if exact:
-            assert bound == pytest.approx(float(log_joint[SEQUENCES.index(x)]), abs=1e-4)
-        else:
-            assert bound < float(by_order.exp().mean().log()) - 0.01
-
-
-@pytest.mark.parametrize("condition", ["", "fixed=1:B"])
-@pytest.mark.parametrize("exact", [True, False])
-def test_the_elbo_is_an_unbiased_estimate(exact: bool, condition: str) -> None:
-    """Of exact conditionals, with letters given: log p(the others | those)."""
-    (table, log_joint), many, draws = exact_or_not(exact), 4000, 6
-    diffusion = MaskedDiffusion(table, alphabet=Alphabet("ABC"), length=LENGTH, micro_batch=many)
-    given = (1,) if condition else ()
-    for number, x in enumerate([(0, 1, 2, 1), (2, 1, 0, 0)]):
-        before, noise = diffusion.cost, BulkNoise(number, many)
-        found = diffusion.elbo(torch.tensor(x).expand(many, -1), [condition] * many, noise.at(0), draws)
-        error, by_order = float(found.std()) / many**0.5, orders(table, x, given)
-
-        assert found.shape == (many,) and found.dtype == torch.float64
-        assert diffusion.cost - before == Cost(reference=many * draws)
-        assert abs(float(found.mean() - by_order.mean())) < 4 * error + 2e-3  # times below 1e-3 are left out
-        assert error < 0.1
-        if exact:
-            same = [k for k, other in enumerate(SEQUENCES) if all(other[place] == x[place] for place in given)]
-            log_p = log_joint[SEQUENCES.index(x)] - log_joint[same].logsumexp(0)
-            assert by_order.tolist() == pytest.approx([float(log_p)] * len(by_order), abs=1e-5)
-
-
-def test_strata_cover_the_interval() -> None:
-    """One time in each of `num` equal parts of [1e-3, 1]; each by itself, drawn over u, is uniform."""
-    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    times = antithetic_times(u, 4)
-    parts = ((times - TIME_MIN) / (1 - TIME_MIN) * 4).floor()
-
-    assert times.shape == (1000, 4) and times.min() > TIME_MIN and times.max() < 1
-    assert (parts == torch.arange(4.0)).all()
-    assert float(times.mean()) == pytest.approx((1 + TIME_MIN) / 2, abs=1e-9)
-
-
-def test_the_elbo_is_the_pretrained_models() -> None:
-    x, noise = tokens(3, masked=0.0), KeyedNoise(0, 1, range(3))
-    base = cnn().elbo(x, [""] * 3, noise.at(0), 4)
-
-    assert torch.equal(cnn(adapted=True).elbo(x, [""] * 3, noise.at(0), 4), base)
-    alone = cnn().elbo(x[1:2], [""], KeyedNoise(0, 1, [1]).at(0), 4)
-    torch.testing.assert_close(alone, base[1:2], rtol=1e-5, atol=1e-5)
 
 
 # ---- gradients ----
@@ -508,121 +350,3 @@ def test_relaxed_predictions_are_those_of_the_tokens() -> None:
     assert diffusion.relax(x).shape == (4, PLACES, 5) and relaxed.x0_hat.shape == (4, PLACES, 4)
     assert torch.equal(diffusion.harden(relaxed.x0_hat), plain.x0_hat)
     assert torch.equal(diffusion.decode(relaxed.x0_hat, conditions), relaxed.x0_hat)
-
-
-# ---- the policy ----
-
-
-def test_adapters_start_as_the_base() -> None:
-    diffusion = cnn()
-    base = log_p(diffusion, tokens(3), [""] * 3)
-    diffusion.add_adapters(4, 4.0, TARGETS, seed=0)
-
-    assert torch.equal(log_p(diffusion, tokens(3), [""] * 3), base)
-    assert diffusion.adapted and all(".lora_" in name for name in diffusion.policy_state())
-    assert {name.split(".")[0] for name in diffusion.policy_state()} == set(TARGETS)
-
-
-def test_the_reference_is_the_base_after_training() -> None:
-    base, diffusion = log_p(cnn(), tokens(3), [""] * 3), cnn(adapted=True)
-
-    assert torch.equal(log_p(diffusion, tokens(3), [""] * 3, reference=True), base)
-    assert (log_p(diffusion, tokens(3), [""] * 3) - base).abs().max() > 0.1
-    loss = diffusion.step_loss(Transitions(tokens(3), tokens(3) % 4, torch.tensor([1, 2, 3]), [""] * 3), reference=True)
-    (loss.nll + loss.kl).sum().backward()
-    grads = {name: p.grad for name, p in diffusion.trainable().named_parameters()}
-    assert {name for name, grad in grads.items() if grad is not None} == set(diffusion.policy_state())
-
-
-def test_the_same_seed_builds_the_same_adapters() -> None:
-    before = torch.get_rng_state()
-    first, same, other = cnn(), cnn(), cnn()
-    before = torch.get_rng_state()
-    for diffusion, seed in ((first, 3), (same, 3), (other, 4)):
-        diffusion.add_adapters(2, 2.0, TARGETS, seed)
-
-    assert torch.equal(torch.get_rng_state(), before)
-    moved = [name for name in first.policy_state() if ".lora_A" in name]
-    assert all(torch.equal(first.policy_state()[n], same.policy_state()[n]) for n in first.policy_state())
-    assert all(not torch.equal(first.policy_state()[n], other.policy_state()[n]) for n in moved)
-
-
-def test_merged_weights_say_what_the_adapters_say() -> None:
-    diffusion = cnn(adapted=True, time_conditioned=True)
-    state, again = adapters.merged(diffusion.trainable()), adapters.merged(diffusion.trainable())
-    plain = cnn(time_conditioned=True)
-    base = {name: tensor.clone() for name, tensor in plain.trainable().state_dict().items()}
-    plain.trainable().load_state_dict(state, strict=True)
-
-    torch.testing.assert_close(
-        log_p(plain, tokens(4), [""] * 4), log_p(diffusion, tokens(4), [""] * 4), rtol=1e-5, atol=1e-5
-    )
-    assert all(torch.equal(state[name], again[name]) for name in state)
-    moved = {name.split(".")[0] for name in state if not torch.equal(state[name], base[name])}
-    assert moved == set(TARGETS)
-
-
-def test_adapters_are_as_dilated_as_their_layers() -> None:
-    """peft builds an adapter's convolution with its layer's padding, but leaves out the dilation: the output would be
-    longer than the layer's own. It is put back."""
-    diffusion = cnn(adapted=True)
-    convs: Any = diffusion.trainable().convs
-    assert [conv.lora_A["default"].dilation for conv in convs] == [(d,) for d in (1, 1, 4, 16, 64)]
-    assert [conv.lora_A["default"].padding for conv in convs] == [(d,) for d in (1, 1, 4, 16, 64)]
-    convs[4].lora_A["default"].dilation = (1,)
-    with pytest.raises(RuntimeError):
-        log_p(diffusion, tokens(1), [""])
-
-
-def test_targets_are_layers_and_what_lies_below() -> None:
-    backbone: Any = cnn(classes=2).trainable()
-    every = [name for name, part in backbone.named_modules() if isinstance(part, nn.Linear | nn.Conv1d)]
-
-    assert adapters.layers(backbone, ["convs"]) == [f"convs.{i}" for i in range(5)]
-    assert adapters.layers(backbone, ["final_conv.0", "final_conv"]) == ["final_conv.0", "final_conv.2"]
-    assert adapters.layers(backbone, ["time_layers.1"]) == ["time_layers.1.dense"]
-    assert adapters.layers(backbone, ["linear"]) == ["linear"]
-    tops = ["linear", "time_embedder", "convs", "time_layers", "final_conv", "cls_layers"]
-    assert sorted(adapters.layers(backbone, tops)) == sorted(every)
-    for target in ("conv", "norms", "cls_embedder", "time_embedder.0", "to_q"):
-        with pytest.raises(ValueError, match=f"mstep.lora.targets: no layer is named {target}; allowed: cls_layers, "):
-            adapters.layers(backbone, ["convs", target])
-
-
-def test_full_weights() -> None:
-    """The reference is a copy that training leaves alone; the Fourier frequencies are never trained."""
-    diffusion, x = cnn(time_conditioned=True), tokens(3)
-    base, frequencies = log_p(diffusion, x, [""] * 3), diffusion.trainable().get_parameter("time_embedder.0.W").clone()
-    diffusion.train_all_weights()
-    assert torch.equal(log_p(diffusion, x, [""] * 3), base)
-    train(diffusion)
-
-    assert torch.equal(log_p(diffusion, x, [""] * 3, reference=True), base)
-    assert (log_p(diffusion, x, [""] * 3) - base).abs().max() > 0.1
-    names = {name for name, _ in diffusion.trainable().named_parameters()}
-    assert names - set(diffusion.policy_state()) == {"time_embedder.0.W"}
-    assert torch.equal(diffusion.trainable().get_parameter("time_embedder.0.W"), frequencies)
-    loss = diffusion.step_loss(Transitions(x, x % 4, torch.tensor([1, 2, 3]), [""] * 3), reference=True)
-    (loss.nll + loss.kl).sum().backward()
-    assert diffusion.trainable().get_parameter("time_embedder.0.W").grad is None
-    assert {n for n, p in diffusion.trainable().named_parameters() if p.grad is not None} == set(
-        diffusion.policy_state()
-    )
-
-
-def test_a_wrapped_policy_is_what_is_called() -> None:
-    """DistributedDataParallel sees the policy's passes alone, not those of the reference."""
-    diffusion, calls = cnn(adapted=True), []
-
-    def wrap(module: Any) -> Any:
-        def call(*args: Any) -> Tensor:
-            calls.append(len(args[0]))
-            return module(*args)
-
-        return call
-
-    diffusion.parallelise(wrap)
-    batch = Transitions(tokens(3), tokens(3) % 4, torch.tensor([1, 2, 3]), [""] * 3)
-    diffusion.step_loss(batch, reference=True)
-    assert calls == [3]
-    assert isinstance(diffusion.trainable(), DilatedCNN)
