@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dav_ray.roles import Roles, free
+from dav_ray.roles import UNUSED, Roles, free
 from dav_ray.section import Section
 
 GEOMETRIC = re.compile(r"geometric\(\s*(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\)")
@@ -186,6 +186,7 @@ class Evaluate(Section):
     reference: str | None = Field(
         default=None, description="sequences: a FASTA, CSV or Parquet file to compare k-mers with"
     )
+    origin: str | None = Field(default=None, description="what the reference is, said where it is missing")
     kmer: int = Field(default=3, ge=1, le=8, description="sequences: k of the k-mer correlation with the reference")
     elbo_draws: int = Field(
         default=8,
@@ -242,6 +243,9 @@ class Config(Section):
             for section in sections:
                 node = node[section]
             del node[last]
+        for part in (fixed["model"], fixed["evaluate"], *fixed["reward"], *fixed["evaluate"]["heldout"]):
+            for key in UNUSED:
+                part.pop(key, None)
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="before")
@@ -301,6 +305,9 @@ class Config(Section):
     @classmethod
     def _target(cls, value: MStep, info: ValidationInfo) -> MStep:
         model = info.data.get("model")
+        if value.candidates == "all" and value.epochs > 1 and model and model.kind == "masked":
+            # counts of letters may be negative: fair in expectation, but not something to be fitted to the end
+            raise ValueError(f"mstep.epochs = {value.epochs}: with mstep.candidates = all a masked model; allowed: 1")
         if value.target == "completed" and model and model.kind != "masked":
             raise ValueError(f"mstep.target = completed: is for masked models, not {model.kind}; allowed: unmasked")
         return value

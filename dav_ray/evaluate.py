@@ -35,11 +35,11 @@ class Judges:
     features: Features | None
 
     @classmethod
-    def build(cls, config: Config) -> Judges:
-        from dav_ray.rewards.registry import resolve
+    def build(cls, config: Config, device: str = "cpu") -> Judges:
+        from dav_ray.rewards.registry import build
 
         kind = sample_kind(config)
-        heldout = tuple((r.label, resolve(r.kind)(**r.args)) for r in config.evaluate.heldout)
+        heldout = tuple((r.label, build(r.kind, r.args, device)) for r in config.evaluate.heldout)
         return cls(heldout, kind, kind.features())
 
 

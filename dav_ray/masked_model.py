@@ -17,7 +17,6 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KEYS = {"alphabet": str, "length": int, "classes": int, "time_conditioning": bool}
 BENCHMARK_LENGTH = 200  # of the DNA benchmark, whose checkpoints do not have to say
 LAYERS = ("linear", "time_embedder", "convs", "time_layers", "final_conv", "cls_layers")
-UNKNOWN_CLASSES = 2**31  # a checkpoint's own, which only its tensors tell
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -45,7 +44,6 @@ def masked_mistakes(config: Config, path: str) -> Iterator[str]:
     except ValueError as error:
         yield f"model.alphabet = {model.alphabet}: {error}; allowed: dna, rna, protein, or the letters themselves"
         return
-    length, classes = model.length or BENCHMARK_LENGTH, UNKNOWN_CLASSES
     key = f"model.path = {model.path}"
     if place.is_dir():
         try:
@@ -58,24 +56,32 @@ def masked_mistakes(config: Config, path: str) -> Iterator[str]:
         if (own := Alphabet.of(stored["alphabet"])) != alphabet:
             yield f"model.alphabet = {model.alphabet}: the model's is {own.letters}; allowed: that"
             return
-        length, classes = model.length or stored["length"], stored["classes"]
+        yield from _condition_mistakes(config, alphabet, model.length or stored["length"], stored["classes"])
     elif not place.is_file():
         what = model.origin or "a model folder, a Lightning checkpoint (.ckpt), or shipped:dna"
         yield f"{key}: no such file or folder; allowed: {what}"
     elif not zipfile.is_zipfile(place):
         yield f"{key}: is no checkpoint that torch.save wrote; allowed: {model.origin or 'a Lightning checkpoint'}"
-    yield from _condition_mistakes(config, alphabet, length, classes)
     yield from _setting_mistakes(config, alphabet)
 
 
-def check_checkpoint(config: Config) -> None:
-    """UserError, a line per tensor, if a Lightning checkpoint does not hold the network. This takes torch, so that it
-    comes when all else was found right."""
-    model, file = config.model, Path(config.model.path).expanduser()
-    if file.is_file():
-        from dav_ray.diffusion.masked_files import build_backbone, read
+def check_weights(config: Config, path: str) -> None:
+    """UserError, a line per mistake, if the weights are not those of the network, or do not have what conditions and
+    adapters name. This takes torch, so that it comes when all else was found right."""
+    from dav_ray.diffusion import adapters
+    from dav_ray.diffusion.masked_files import build_backbone, read
 
-        build_backbone(read(file, model.weights, Alphabet.of(model.alphabet), model.length))
+    model, lora = config.model, config.mstep.lora
+    found = read(path, model.weights, Alphabet.of(model.alphabet), model.length)
+    backbone = build_backbone(found)
+    mistakes = [*_condition_mistakes(config, found.alphabet, found.length, found.classes)]
+    if config.mstep.parameters == "lora":
+        try:
+            adapters.layers(backbone, lora.targets)
+        except ValueError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError(mistakes)
 
 
 def _condition_mistakes(config: Config, alphabet: Alphabet, length: int, classes: int) -> Iterator[str]:
@@ -90,11 +96,12 @@ def _setting_mistakes(config: Config, alphabet: Alphabet) -> Iterator[str]:
     if config.mstep.parameters == "lora":
         for target in config.mstep.lora.targets:
             if target.split(".")[0] not in LAYERS:
-                yield f"mstep.lora.targets = {target}: no such layer; allowed: {', '.join(LAYERS)}, or full weights"
+                yield f"mstep.lora.targets = {target}: no such layer; allowed: {', '.join(LAYERS)}"
     if config.model.dtype != "float32":
         yield f"model.dtype = {config.model.dtype}: masked models are loaded in float32; allowed: float32"
     if config.evaluate.reference is not None:
         try:
             read_sequences(config.evaluate.reference, alphabet)
         except UserError as error:
-            yield from (f"evaluate.reference: {line}" for line in error.lines)
+            what = f" ({config.evaluate.origin})" if config.evaluate.origin else ""
+            yield from (f"evaluate.reference{what}: {line}" for line in error.lines)

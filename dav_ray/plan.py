@@ -45,7 +45,7 @@ class Plan:
 
 
 def plan(config: Config) -> Plan:
-    """The costs of design section 2. With a masked model they are the most: equal candidates are evaluated once."""
+    """What a run costs. With a masked model it is the most: equal candidates are evaluated once."""
     search = config.search
     evaluations, calls = _per_sample(config)
     transitions = search.trajectories * search.steps

@@ -20,8 +20,8 @@ from typing import Any
 from dav_ray.config import Config, Reward
 from dav_ray.errors import UserError
 from dav_ray.keys import show
-from dav_ray.masked_model import check_checkpoint
-from dav_ray.model_folder import model_mistakes
+from dav_ray.masked_model import check_weights
+from dav_ray.model_folder import model_mistakes, model_path
 from dav_ray.recipe import Recipe, differing_keys
 
 CONNECT_TIMEOUT_S = 1.0
@@ -47,7 +47,7 @@ def check(config: Config, address: str = "auto") -> None:
     if mistakes:
         raise UserError(mistakes)
     if config.model.kind == "masked":
-        check_checkpoint(config)
+        check_weights(config, model_path(config.model.path))
 
 
 def check_address(address: str, connect: bool = True) -> None:

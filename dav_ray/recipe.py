@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import allowed, nearest_key, required_below, show
-from dav_ray.roles import free
+from dav_ray.roles import UNUSED, free
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -79,7 +79,8 @@ def differing_keys(stored: str, given: str) -> list[str]:
     lines = []
     for key in [*new, *(key for key in old if key not in new)]:
         was, now = (values.get(key, absent) for values in (old, new))
-        if was != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):
+        unused = key.rpartition(".")[2] in UNUSED and ".args." not in key
+        if was != now and not unused and not any(key == free or key.startswith(f"{free}.") for free in may_change):
             words = ["not set" if value is absent else show(value) for value in (was, now)]
             lines.append(f"{key}: was {words[0]}, now {words[1]}")
     return lines

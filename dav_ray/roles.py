@@ -28,6 +28,9 @@ class Roles(Section):
     train: Role = Field(default_factory=Role, description="ranks of the M-step")
 
 
+UNUSED = ("origin", "python")  # keys of models, rewards and measures that no result depends on
+
+
 def free() -> tuple[str, ...]:
     """Keys on which no result depends: places, resources, deadlines, trackers. Torch threads and the number of ranks
     are not among them: they decide the order of sums."""

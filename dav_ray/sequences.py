@@ -21,6 +21,14 @@ FASTA = (".fa", ".fasta", ".fna", ".faa")
 MOST_MISTAKES = 5  # of one file, in one error
 
 
+class LetterError(ValueError):
+    """A letter that is not in the alphabet; `place` is counted from 1."""
+
+    def __init__(self, place: int, letter: str, allowed: str) -> None:
+        super().__init__(f"letter {place}: {letter!r}; allowed: {allowed}")
+        self.place, self.letter, self.allowed = place, letter, allowed
+
+
 @dataclass(frozen=True)
 class Alphabet:
     """Distinct characters; upper and lower case are the same where the alphabet has only one of them."""
@@ -32,8 +40,8 @@ class Alphabet:
         """dna, rna, protein, or the letters themselves. ValueError where letters repeat, are fewer than two, or can't
         stand in a condition."""
         letters = ALPHABETS.get(name.lower(), name)
-        if len(set(letters)) != len(letters) or not 2 <= len(letters) <= 254 or set(letters) & set(" .:,=\t\n"):
-            raise ValueError("2 to 254 different letters, none of them blank or one of .:,=")
+        if len(set(letters)) != len(letters) or not 2 <= len(letters) <= 254 or set(letters) & set(" .:,=>\t\n"):
+            raise ValueError("2 to 254 different letters, none of them blank or one of .:,=>")
         return cls(letters)
 
     @property
@@ -41,11 +49,11 @@ class Alphabet:
         return len(self.letters)
 
     def encode(self, text: str) -> np.ndarray:
-        """[L] uint8. ValueError naming the first letter (counted from 1) that is not in the alphabet."""
+        """[L] uint8. LetterError: the first letter that is not in the alphabet."""
         known = self._places()
         for place, letter in enumerate(text, start=1):
             if letter not in known:
-                raise ValueError(f"letter {place}: {letter!r}; allowed: {self.letters}")
+                raise LetterError(place, letter, self.letters)
         return np.array([known[letter] for letter in text], np.uint8)
 
     def decode(self, tokens: np.ndarray) -> list[str]:
@@ -71,8 +79,8 @@ def read_sequences(path: str | Path, alphabet: Alphabet, column: str = COLUMN) -
         try:
             rows.append(alphabet.encode(text))
             lines.append(line)
-        except ValueError as error:
-            mistakes.append(f"{file}:{line}: {error}")
+        except LetterError as error:
+            mistakes.append(f"{file}:{_where(file, line, error)}")
         if rows and len(rows[-1]) != len(rows[0]):
             mistakes.append(
                 f"{file}:{line}: {len(rows[-1])} letters, the first sequence (line {lines[0]}) has {len(rows[0])}; "
@@ -87,6 +95,17 @@ def read_sequences(path: str | Path, alphabet: Alphabet, column: str = COLUMN) -
     if not rows or len(rows[0]) == 0:
         raise UserError(f"{file}: holds no sequences; allowed: FASTA, CSV or Parquet with at least one")
     return np.stack(rows)
+
+
+def _where(file: Path, line: int, error: LetterError) -> str:
+    """`LINE: letter N: ...` as a reader of the file counts: a FASTA record may go on over several lines."""
+    place = error.place
+    if file.suffix.lower() in FASTA:
+        for text in file.read_text(encoding="utf-8-sig").splitlines()[line - 1 :]:
+            if place <= len(text.strip()):
+                break
+            line, place = line + 1, place - len(text.strip())
+    return f"{line}: {LetterError(place, error.letter, error.allowed)}"
 
 
 def to_fasta(names: Sequence[str], texts: Sequence[str]) -> str:

@@ -205,8 +205,9 @@ def _start_failure(role: str, name: str, error: BaseException) -> DavRayError:
         return cause
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     mark = f"{UserError.__module__}.{UserError.__name__}: "
-    if lines and lines[-1].startswith(mark):  # an actor's constructor raised it: Ray keeps the words alone
-        return UserError(lines[-1].removeprefix(mark))
+    for number, line in enumerate(lines):
+        if line.startswith(mark):  # an actor's constructor raised it: Ray keeps the words alone
+            return UserError([line.removeprefix(mark), *lines[number + 1 :]])
     return RunError(role, f"{name} did not start: {lines[-1] if lines else type(cause).__name__}")
 
 

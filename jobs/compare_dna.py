@@ -1,10 +1,11 @@
-"""Pretrained, best-of-N, DAV without KL, DAV with KL, and the aligned model searched again, on the `dna` recipe.
+"""Best-of-N, DAV without KL, DAV with KL, and the aligned model searched again, on the `dna` recipe.
 
     python jobs/compare_dna.py [--out runs/compare] [--seeds 0 1] [key.sub=value ...]
 
-Each row but the last is a whole `dav-ray run`, sampled without search after its last round; a run that is finished is
-not run again. The last row (the paper's posterior) searches with the model that DAV with KL ended with. Effect size:
-rise of the held-out oracle's median, in standard deviations of its scores on the pretrained model's samples.
+Three rows are whole `dav-ray run`s, sampled without search after their last round; a run that is finished is not run
+again. Two rows are searched samples, as many as a round accepts: of the pretrained model by best-of-N, and of the model
+that DAV with KL ended with (the paper's posterior). Effect size: rise of the held-out oracle's median, in standard
+deviations of its scores on the pretrained model's samples.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import dav_ray
-from dav_ray.config import Reward
+from dav_ray.config import Reward, Search
 from dav_ray.diffusion.families import pretrained
+from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.noise import KeyedNoise, PipelineNoise
 from dav_ray.rewards.base import Scorer, local_scorer
 from dav_ray.rewards.registry import resolve
@@ -31,11 +33,11 @@ from dav_ray.summary import read_metrics
 
 RECIPE, HELD_OUT = "dna", "heldout_oracle"
 METHODS = {
-    "best of 8": ["search.kind=best_of_n", "mstep.kl=0", "mstep.candidates=winner"],
+    "fitted to best of 8": ["search.kind=best_of_n", "mstep.kl=0", "mstep.candidates=winner"],
     "DAV, no KL": ["mstep.kl=0"],
     "DAV with KL": [],
 }
-SEARCHED = "DAV with KL, searched again"
+BEST, SEARCHED = "pretrained, best of 8", "DAV with KL, searched again"
 COLUMNS = {
     "reward, median": ".2f",
     "held-out oracle, median": ".2f",
@@ -62,7 +64,10 @@ def main() -> None:
             first, last = sampled(folder)
             rows.setdefault("pretrained", []).append(first)
             rows.setdefault(name, []).append(last)
-        rows.setdefault(SEARCHED, []).append(searched(folder))
+        config = read_run(str(folder)).config
+        rows.setdefault(SEARCHED, []).append(searched(folder, config.search, dav_ray.load(str(folder))))
+        best = config.search.model_copy(update={"kind": "best_of_n"})
+        rows.setdefault(BEST, []).append(searched(folder, best, pretrained(config)))
     print(render(rows))
 
 
@@ -96,13 +101,13 @@ def sampled(folder: Path) -> tuple[Row, Row]:
     return rows[0], rows[1]
 
 
-def searched(folder: Path) -> Row:
-    """A round's worth of searched samples of a run's last policy."""
+def searched(folder: Path, search: Search, model: MaskedDiffusion) -> Row:
+    """A round's worth of searched samples of a model, measured as a run's own."""
     config, base = read_run(str(folder)).config, sampled(folder)[0]
-    model, num = dav_ray.load(str(folder)), config.search.trajectories
+    num = config.search.trajectories
     conditions = [config.prompts[i % len(config.prompts)] for i in range(num)]
     noise = KeyedNoise(config.seed, config.rounds + 1, range(num))
-    found = strategy(config.search)(model, _scorer(config.reward), conditions, noise)
+    found = strategy(search)(model, _scorer(config.reward), conditions, noise)
     held_out = _scorer([r for r in config.evaluate.heldout if r.label == HELD_OUT]).score(found.sample, conditions)
     median, distance = float(held_out.median()), mean_edit_distance(model.alphabet.decode(found.sample.numpy()))
     rng = PipelineNoise(range(num)).at(0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dav_ray.errors import UserError
-from dav_ray.manifest import buffer_folder
+from dav_ray.manifest import round_manifest_path
 from dav_ray.recipe import from_yaml
 from dav_ray.rewards.ehrlich import Ehrlich
 from dav_ray.storage import Storage, open_storage
@@ -110,7 +111,8 @@ def progress(storage: Storage) -> dict[int, Round]:
     for round in sorted(number for number, role in metrics if role == "evaluate"):
         if round > 0:
             calls += int(metrics[round, "search"]["search/reward_calls"])
-            accepted = np.concatenate([_rewards(storage, path) for path in storage.list(buffer_folder(round))])
+            shards = json.loads(storage.read(round_manifest_path(round)))["shards"]
+            accepted = np.concatenate([_rewards(storage, shard["path"]) for shard in shards])
             best, median = max(float(accepted.max()), -np.inf if best is None else best), float(np.median(accepted))
         fresh = _rewards(storage, f"evaluate/round-{round:04d}.parquet")
         found[round] = Round(calls, best, median, float(np.median(fresh)))

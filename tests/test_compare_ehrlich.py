@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dav_ray.errors import UserError
+from dav_ray.manifest import round_manifest_path
 from dav_ray.rewards.ehrlich import Ehrlich
 from dav_ray.storage import Storage, open_storage
 
@@ -101,7 +102,11 @@ def run(tmp_path: Path) -> Storage:
     write_rewards(storage, "evaluate/round-0002.parquet", [0.25, 0.75])
     write_rewards(storage, "buffer/round=0001/chunk-00000-aa.parquet", [0.5, -math.inf])
     write_rewards(storage, "buffer/round=0001/chunk-00001-bb.parquet", [0.875, 0.25])
+    write_rewards(storage, "buffer/round=0001/chunk-00001-dd.parquet", [1.0])  # an orphan: no manifest names it
     write_rewards(storage, "buffer/round=0002/chunk-00000-cc.parquet", [0.75])
+    for round, names in ((1, ("chunk-00000-aa", "chunk-00001-bb")), (2, ("chunk-00000-cc",))):
+        shards = [{"path": f"buffer/round={round:04d}/{name}.parquet"} for name in names]
+        storage.write(round_manifest_path(round), json.dumps({"shards": shards}).encode())
     return storage
 
 

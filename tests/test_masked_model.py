@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dav_ray.config import Config
-from dav_ray.masked_model import BENCHMARK_LENGTH, read_config
+from dav_ray.diffusion.dilated_cnn import DilatedCNN
+from dav_ray.errors import UserError
+from dav_ray.masked_model import check_weights, read_config
 from dav_ray.model_folder import ASSETS, model_mistakes, model_path
 
 STORED: dict[str, Any] = {"alphabet": "ACGT", "length": 12, "classes": 2, "time_conditioning": False}
@@ -47,7 +50,7 @@ def mistakes(model: dict[str, Any] | None = None, **sections: Any) -> list[str]:
         ({"path": "shipped:dna"}, {}),
         ({}, {"prompts": ["", "class=1", "fixed=0:AC,11:T class=0"]}),
         ({"length": 20}, {"prompts": ["fixed=19:A"]}),
-        ({"path": "a.ckpt"}, {"prompts": [f"fixed={BENCHMARK_LENGTH - 1}:A", "class=999"]}),  # only its tensors tell
+        ({"path": "a.ckpt"}, {"prompts": ["fixed=999:A", "class=999"]}),  # only what is in it tells
         ({"path": "a.ckpt", "alphabet": "protein"}, {"prompts": ["fixed=0:WY"]}),
         ({}, {"mstep": {"lora": {"targets": ["final_conv.0", "linear"]}}}),
         ({}, {"mstep": {"parameters": "full"}}),  # whose adapters' targets do not matter
@@ -80,7 +83,6 @@ def test_nothing_is_wrong(folder: Path, model: dict[str, Any], sections: dict[st
                 "prompts[2] = fixed=12:A: fixed=12:A: ends at position 12; allowed: 0 to 11",
             ],
         ),
-        ({"path": "a.ckpt"}, {"prompts": ["fixed=200:A"]}, ["prompts[0] = fixed=200:A: fixed=200:A: ends at position"]),
         (
             {},
             {"mstep": {"lora": {"targets": ["to_q", "convs", "norms"]}}},
@@ -133,3 +135,32 @@ def test_a_folder_without_its_files(folder: Path) -> None:
 def test_the_shipped_model() -> None:
     assert model_path("shipped:dna") == str(ASSETS / "dna")
     assert read_config(ASSETS / "dna")["alphabet"] == "ACGT"
+
+
+def test_what_only_the_weights_tell(tmp_path: Path) -> None:
+    """A checkpoint's own length and classes, and whether the adapters' targets are there; all at once."""
+    network = DilatedCNN(5, 8, 1, 5)
+    tensors = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
+    hyper = {"config": {"model": {"length": 12}}}
+    torch.save({"state_dict": tensors, "hyper_parameters": hyper}, tmp_path / "a.ckpt")
+
+    def check(targets: list[str], *prompts: str, **model: Any) -> None:
+        path = str(tmp_path / "a.ckpt")
+        values = {
+            "model": {"kind": "masked", "path": path, "weights": "raw", **model},
+            "reward": {"kind": "gc_content"},
+            "prompts": list(prompts),
+            "mstep": {"lora": {"targets": targets}},
+        }
+        check_weights(Config.model_validate(values), path)
+
+    check(["convs", "final_conv.0"], "", "fixed=11:A")
+    with pytest.raises(UserError) as caught:
+        check(["convs.99"], "fixed=12:A", "class=0")
+    assert [line.split(";")[0] for line in caught.value.lines] == [
+        "prompts[0] = fixed=12:A: fixed=12:A: ends at position 12",
+        "prompts[1] = class=0: class=0: the model has no classes",
+        "mstep.lora.targets: no layer is named convs.99",
+    ]
+    with pytest.raises(UserError, match="was made for 4 letters and a mask"):
+        check(["convs"], "", alphabet="protein")

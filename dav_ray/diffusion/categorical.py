@@ -26,11 +26,12 @@ class MaskedSchedule:
         self.sigma = -torch.log1p(-(1 - NOISE_EPS) * time)  # what a time-conditioned network is given
         # (chance(t) - chance(s)) / chance(t), chance(t) = (1 - eps) t: how likely a mask of x_t is gone in x_{t-1}
         self.unmask = torch.cat([time.new_zeros(1), 1 - time[:-1] / time[1:]])
-        self._chance = (1 - NOISE_EPS) * time  # that a token is masked
+        self._time = time
 
     def renoise(self, x: Tensor, mask: int, start: int, end: int, rng: Draws) -> Tensor:
-        """x_end given x_start [B, L]: a token that stands is masked with the chance that it would be by then."""
-        stood, stands = (1 - float(self._chance[t]) for t in (start, end))
+        """x_end given x_start [B, L]: the process that the kernels reverse, in which a token is masked by time t with
+        probability t (1 - eps cancels in their 1 - s/t), so that nothing is left of x_0 at T."""
+        stood, stands = (1 - float(self._time[t]) for t in (start, end))
         hide = rng.uniform((x.shape[1],)).to(x.device) >= stands / stood
         return torch.where(hide, mask, x)
 

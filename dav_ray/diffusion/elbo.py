@@ -16,8 +16,8 @@ LogProbs = Callable[[Tensor, Tensor], Tensor]  # (x_t [N, L], time [N]) -> log p
 
 
 def antithetic_times(u: Tensor, num: int) -> Tensor:
-    """num stratified times for each of B uniforms u [B] in [0, 1): [B, num] in [TIME_MIN, 1]. Each is uniform by
-    itself; together they cover the interval evenly, which takes most of the noise out of their mean."""
+    """num stratified times for each of B uniforms u [B] in [0, 1): [B, num] in [TIME_MIN, 1]. Each is uniform on
+    its own stratum; together they cover the interval evenly: a mean over them is one over uniform times, less noisy."""
     strata = (u.unsqueeze(1) + torch.arange(num, dtype=u.dtype)) / num
     return TIME_MIN + (1 - TIME_MIN) * strata
 

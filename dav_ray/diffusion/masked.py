@@ -73,16 +73,17 @@ class MaskedDiffusion:
         path: str | Path,
         weights: Literal["raw", "ema"] = "ema",
         *,
-        alphabet: str = "dna",
+        alphabet: str | None = None,
         length: int | None = None,
         **options: Any,
     ) -> MaskedDiffusion:
         """A folder with `config.json` and `model.safetensors`, or a Lightning checkpoint of the DNA benchmark.
 
-        weights: which of a checkpoint's; length: default the one it was trained for (200 where it does not say).
+        weights: which of a checkpoint's; alphabet: default the folder's own, dna for a checkpoint; length: default the
+        one it was trained for (200 where it does not say).
         Sizes are those of the tensors. UserError: one line per tensor or size that does not fit.
         """
-        found = masked_files.read(path, weights, Alphabet.of(alphabet), length)
+        found = masked_files.read(path, weights, Alphabet.of(alphabet) if alphabet else None, length)
         backbone = masked_files.build_backbone(found)
         return cls(
             backbone,
@@ -179,7 +180,8 @@ class MaskedDiffusion:
         x = x.to(self._device).long()
         if self.classes and classes is None:
             classes = torch.full((len(x),), self.classes, device=self._device)  # the index that stands for none
-        logits = self._call(self._policy, x, sigma.float().to(self._device), classes)
+        label = None if classes is None else classes.to(self._device)
+        logits = self._call(self._policy, x, sigma.float().to(self._device), label)
         return substitute(logits, x)
 
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
@@ -310,7 +312,9 @@ class MaskedDiffusion:
         logits = self._call(network, x_t, sigma, label)
         if self._guidance != 1 and any(c is not None for c in parsed):
             free = torch.log_softmax(self._call(network, x_t, sigma, torch.full_like(label, self.classes)), -1)
-            logits = self._guidance * torch.log_softmax(logits, -1) + (1 - self._guidance) * free
+            guided = self._guidance * torch.log_softmax(logits, -1) + (1 - self._guidance) * free
+            # rows without a class as they are, whatever their neighbours have
+            logits = torch.where((label == self.classes).reshape(-1, 1, 1), logits, guided)
         return substitute(logits, x)
 
     def _call(self, network: Any, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:

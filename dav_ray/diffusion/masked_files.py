@@ -43,7 +43,7 @@ class Stored:
     time_conditioned: bool
 
 
-def read(path: str | Path, weights: Literal["raw", "ema"], alphabet: Alphabet, length: int | None) -> Stored:
+def read(path: str | Path, weights: Literal["raw", "ema"], alphabet: Alphabet | None, length: int | None) -> Stored:
     """A model folder or a checkpoint. UserError: one line per thing that does not fit."""
     place = Path(path).expanduser()
     if weights not in ("raw", "ema"):
@@ -51,7 +51,7 @@ def read(path: str | Path, weights: Literal["raw", "ema"], alphabet: Alphabet, l
     if place.is_dir():
         return _folder(place, alphabet, length)
     if place.is_file():
-        return _lightning(place, weights, alphabet, length)
+        return _lightning(place, weights, alphabet or Alphabet.of("dna"), length)
     raise UserError(f"{place}: no such file or folder; allowed: a model folder or a Lightning checkpoint (.ckpt)")
 
 
@@ -99,7 +99,7 @@ def write(folder: Path, backbone: nn.Module, settings: Settings, *, adapted: boo
         save_file(own, folder / ADAPTERS)
 
 
-def _folder(folder: Path, alphabet: Alphabet, length: int | None) -> Stored:
+def _folder(folder: Path, alphabet: Alphabet | None, length: int | None) -> Stored:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -109,7 +109,7 @@ def _folder(folder: Path, alphabet: Alphabet, length: int | None) -> Stored:
     except (ValueError, SafetensorError, OSError) as error:
         raise UserError(f"{folder}: is no masked model: {error}") from None
     own = Alphabet.of(config["alphabet"])
-    if own != alphabet:
+    if alphabet is not None and own != alphabet:
         raise UserError(f"{folder}: its alphabet is {own.letters}, not {alphabet.letters}; set model.alphabet to it")
     return Stored(str(folder), state, own, length or config["length"], config["classes"], config["time_conditioning"])
 

@@ -23,10 +23,10 @@ class RewardActor:
     def __init__(self, kind: str, args: dict[str, Any], threads: int) -> None:
         import torch
 
-        from dav_ray.rewards.registry import resolve
+        from dav_ray.rewards.registry import build
 
         torch.set_num_threads(threads)
-        self._reward = resolve(kind)(**args)
+        self._reward = build(kind, args, "cuda" if ray.get_gpu_ids() else "cpu")  # what Ray gave, not what there is
         self._busy_s = 0.0
 
     def ready(self, run_dir: str) -> str:

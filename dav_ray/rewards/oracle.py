@@ -63,7 +63,7 @@ class ConvOracle(nn.Module):
 class Oracle:
     """One output of a frozen module as a reward: its value, or with `threshold` 1.0 where it is above, else 0.0.
 
-    It computes where Ray gave it a GPU, else where the samples are.
+    It computes on the CPU until `place_on` says where.
     """
 
     differentiable = True
@@ -76,7 +76,12 @@ class Oracle:
         self.threshold, self.letters = threshold, letters
         self.differentiable = threshold is None
         self.place = _place(output, names)
-        self.device = torch.device("cuda") if torch.cuda.is_available() else None
+        self.device = torch.device("cpu")
+
+    def place_on(self, device: str) -> None:
+        """Compute there from now on; samples and values stay where they are."""
+        self.device = torch.device(device)
+        self.module.to(self.device)
 
     def predict(self, one_hot: Tensor) -> Tensor:
         """one_hot [B, V, L] float32 -> all outputs: [B], [B, O] or [B, O, 1]."""
@@ -88,9 +93,7 @@ class Oracle:
         if self.threshold is not None and samples.requires_grad:
             raise ValueError(f"threshold = {self.threshold} leaves no gradient; allowed: no threshold")
         letters = one_hot(samples, self.letters).transpose(1, 2)
-        if self.device is not None:
-            self.module, letters = self.module.to(self.device), letters.to(self.device)
-        outputs = self.predict(letters)
+        outputs = self.predict(letters.to(self.device))
         table = outputs.squeeze(2) if outputs.ndim == 3 and outputs.shape[2] == 1 else outputs
         table = table[:, None] if table.ndim == 1 else table
         if table.ndim != 2 or not 0 <= self.place < table.shape[1]:

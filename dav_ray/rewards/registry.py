@@ -24,6 +24,14 @@ BUILTIN: dict[str, str] = {
 FILES: dict[str, str] = {"enformer": "checkpoint", "torch_oracle": "weights"}
 
 
+def build(kind: str, args: dict[str, Any], device: str = "cpu") -> Any:
+    """A reward; on the device where it can be placed, which is what `place_on` is for."""
+    reward = resolve(kind)(**args)
+    if hasattr(reward, "place_on"):
+        reward.place_on(device)
+    return reward
+
+
 def resolve(kind: str) -> Any:
     """The class of a reward. KeyError: unknown name; ImportError or AttributeError: what the import raised."""
     module, _, name = (kind if ":" in kind else BUILTIN[kind]).partition(":")

@@ -129,7 +129,7 @@ def _gc(samples: Tensor, order: list[int]) -> Tensor:
 def _fetch(motifs: Sequence[str], release: str) -> Mapping[str, Tensor]:
     """Counts [4, w] of A, C, G, T by motif. ImportError without pyjaspar; ValueError naming each motif not found."""
     try:
-        import pyjaspar
+        import pyjaspar  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ImportError("motif_score needs JASPAR's motifs: pip install dav_ray[motifs]") from None
     if release not in pyjaspar.jaspar_releases:

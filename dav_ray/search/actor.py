@@ -58,7 +58,7 @@ class SearchActor:
         torch.set_num_threads(spec.config.roles.search.threads)
         config = spec.config
         device = "cuda" if ray.get_gpu_ids() else "cpu"  # what Ray gave, not what the environment shows
-        self._spec, self._version = spec, 0
+        self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
         self._diffusion = build(config, device=device)
         pools = RewardPools(spec.reward_pools, spec.namespace, config.roles.reward.call_timeout_s)
@@ -115,7 +115,7 @@ class SearchActor:
 
         start = time.monotonic()
         self._use(chunk.policy_version)
-        self._judges = self._judges or Judges.build(self._spec.config)
+        self._judges = self._judges or Judges.build(self._spec.config, self._device)
         table = measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
         return table, time.monotonic() - start
 

@@ -65,7 +65,8 @@ class Dav:
             candidates = q.sample(num, rng)
             log_ratio = self._log_ratio(diffusion, prediction.kernel, q, candidates, x, t, conditions)
             score = self._score_distinct if diffusion.timeless else self._score
-            children, found, asked = score(diffusion, scorer, x, prediction, known, candidates, t - 1, conditions)
+            parents = Parents(x, prediction, known, conditions)
+            children, found, asked = score(diffusion, scorer, parents, candidates, t - 1)
             calls += asked + scored
 
             v = value(found.reward.reshape(batch, num), self.alpha, self.gamma, t - 1)
@@ -90,7 +91,7 @@ class Dav:
             known.decoded,
             known.reward,
             log_weight,
-            torch.stack(sizes).mean(0),
+            torch.stack(sizes).mean(0) if sizes else torch.ones(batch, dtype=torch.float64),
             diffusion.cost - before + Cost(reward=calls),
         )
 
@@ -140,51 +141,35 @@ class Dav:
         return (anchor - q.log_prob(candidates)).cpu()
 
     def _score(
-        self,
-        diffusion: Diffusion,
-        scorer: Scorer,
-        x: Tensor,
-        prediction: Prediction,
-        known: Known | None,
-        candidates: Tensor,
-        t: int,
-        conditions: Sequence[str],
+        self, diffusion: Diffusion, scorer: Scorer, parents: Parents, candidates: Tensor, t: int
     ) -> tuple[Prediction | None, Known, int]:
         """Predictions at the candidates x_t (none at t = 0), what was decoded of them and its rewards, all [B * M]; the
         number of reward calls."""
         num = candidates.shape[1]
         flat = candidates.flatten(0, 1)
-        repeated = [c for c in conditions for _ in range(num)]
+        repeated = [c for c in parents.conditions for _ in range(num)]
         children = diffusion.predict(flat, t, repeated) if t > 0 else None
         decoded = diffusion.decode(children.x0_hat if children else flat, repeated)
         return children, Known(decoded, scorer.score(decoded, repeated)), len(flat)
 
     def _score_distinct(
-        self,
-        diffusion: Diffusion,
-        scorer: Scorer,
-        x: Tensor,
-        prediction: Prediction,
-        known: Known | None,
-        candidates: Tensor,
-        t: int,
-        conditions: Sequence[str],
+        self, diffusion: Diffusion, scorer: Scorer, parents: Parents, candidates: Tensor, t: int
     ) -> tuple[Prediction | None, Known, int]:
         """The same where equal states are evaluated once, network and reward. x0_hat does not depend on t either, so
         what is known of a parent holds for the children that equal it."""
-        num = candidates.shape[1]
-        reuse = Reuse.of(x, candidates)
+        num, conditions, known = candidates.shape[1], parents.conditions, parents.known
+        reuse = Reuse.of(parents.x, candidates)
         fresh = candidates.flatten(0, 1)[reuse.rows.to(candidates.device)]
         names = [conditions[int(i)] for i in reuse.rows // num]
         children, calls = None, len(fresh)
         if t > 0:
-            pool = diffusion.move(prediction, t)
+            pool = diffusion.move(parents.prediction, t)
             if len(fresh):
                 pool = pool.join(diffusion.predict(fresh, t, names))
-            children, fresh = pool.take(reuse.source.to(x.device)), pool.x0_hat[len(x) :]
+            children, fresh = pool.take(reuse.source.to(candidates.device)), pool.x0_hat[len(conditions) :]
         if known is None:  # x_T, which no step has scored
-            decoded = diffusion.decode(prediction.x0_hat, conditions)
-            reward = torch.full((len(x),), torch.nan, dtype=torch.float64)
+            decoded = diffusion.decode(parents.prediction.x0_hat, conditions)
+            reward = torch.full((len(conditions),), torch.nan, dtype=torch.float64)
             if len(reuse.parents):
                 used = reuse.parents.to(decoded.device)
                 reward[reuse.parents] = scorer.score(decoded[used], [conditions[int(i)] for i in reuse.parents])
@@ -204,3 +189,13 @@ class Known:
 
     def take(self, rows: Tensor) -> Known:
         return Known(self.decoded[rows.to(self.decoded.device)], self.reward[rows])
+
+
+@dataclass(frozen=True)
+class Parents:
+    """The states x_t [B, *event] whose candidates are scored, and what is known of them."""
+
+    x: Tensor
+    prediction: Prediction
+    known: Known | None  # None at x_T, which no step has scored
+    conditions: Sequence[str]

@@ -1,7 +1,7 @@
-"""Refine: search, then re-noise what was found to an earlier step and search again from there, keeping the better.
+"""Refine: search, then re-noise what was found to an earlier step and search again from there.
 
-Each repeat is one Barker step: the new sample replaces the old with probability softmax(r / alpha) of the two. For
-rewards that a guess x0_hat says little of until most of a sample stands: the search then works on whole samples.
+After each repeat one of the two samples is kept, drawn from softmax(r / alpha). For rewards that a guess x0_hat says
+little of until most of a sample stands: the search then works on whole samples.
 """
 
 from __future__ import annotations

@@ -387,7 +387,6 @@ def test_other_paths_and_names(tmp_path: Path) -> None:
         ({"classes": True}, "is no masked model: config.json has no classes (int)"),
         ({"time_conditioning": 0}, "is no masked model: config.json has no time_conditioning (bool)"),
         ({"alphabet": "AACG"}, "is no masked model: 2 to 254 different letters"),
-        ({"alphabet": "ACGU"}, "its alphabet is ACGU, not ACGT; set model.alphabet to it"),
         ({"classes": 2}, "has no cls_embedder.weight"),
     ],
 )
@@ -399,6 +398,15 @@ def test_folders_that_do_not_fit(tmp_path: Path, config: Any, line: str) -> None
     else:
         file.write_text(config if isinstance(config, str) else json.dumps({**json.loads(file.read_text()), **config}))
     assert refused(tmp_path)[0].startswith(line)
+
+
+def test_a_folder_has_an_alphabet_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, network(), SETTINGS)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "alphabet": "ACGU"}))
+
+    assert MaskedDiffusion.from_checkpoint(tmp_path).alphabet == Alphabet.of("rna")
+    assert refused(tmp_path, alphabet="dna") == ["its alphabet is ACGU, not ACGT; set model.alphabet to it"]
 
 
 def test_folders_without_weights(tmp_path: Path) -> None:
