@@ -6,6 +6,7 @@ Parameter names and their order are those of the published checkpoints.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,24 @@ class Dense(nn.Module):
 class DilatedCNN(nn.Module):
     """tokens: V+1, the mask included; stacks: layers of each dilation; classes: of the optional class condition, with
     one index more (`classes`) for none."""
+
+    fixed = ("time_embedder.0.W",)  # parameters that are never trained
+
+    @classmethod
+    def sizes(cls, state: Mapping[str, Tensor], classes: int) -> dict[str, int]:
+        """The constructor's arguments, as a state dict has them. ValueError if it can't be this network's."""
+        first, layers = state.get("linear.weight"), 0
+        if first is None or first.ndim != 3:
+            raise ValueError("has no linear.weight [hidden, tokens, kernel]; allowed: the dilated CNN")
+        while f"convs.{layers}.weight" in state:
+            layers += 1
+        hidden, tokens, kernel = first.shape
+        if layers == 0 or layers % len(DILATIONS) or kernel % 2 == 0:
+            raise ValueError(
+                f"has {layers} convolutions of width {kernel}; allowed: a multiple of {len(DILATIONS)}, of odd width"
+            )
+        stacks = layers // len(DILATIONS)
+        return {"tokens": tokens, "hidden": hidden, "stacks": stacks, "kernel": kernel, "classes": classes}
 
     def __init__(
         self, tokens: int, hidden: int = 128, stacks: int = 4, kernel: int = 9, classes: int = 0, dropout: float = 0.0

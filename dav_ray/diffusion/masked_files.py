@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from dav_ray.diffusion import adapters
-from dav_ray.diffusion.dilated_cnn import DILATIONS, DilatedCNN
+from dav_ray.diffusion.dilated_cnn import DilatedCNN
 from dav_ray.errors import UserError
 from dav_ray.masked_model import BENCHMARK_LENGTH, CONFIG, WEIGHTS, read_config
 from dav_ray.sequences import Alphabet
 
 MODEL, ADAPTERS = WEIGHTS, "adapters.safetensors"
-FIXED = ("time_embedder.0.W",)  # parameters that are never trained
+# Another backbone is one file with a class like `DilatedCNN` (forward, fixed, sizes), and a line here.
+BACKBONES = {"dilated_cnn": DilatedCNN}
+FIXED = tuple(name for backbone in BACKBONES.values() for name in backbone.fixed)  # parameters that are never trained
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Stored:
     length: int
     classes: int
     time_conditioned: bool
+    backbone: str = "dilated_cnn"
 
 
 def read(path: str | Path, weights: Literal["raw", "ema"], alphabet: Alphabet | None, length: int | None) -> Stored:
@@ -57,7 +60,17 @@ def read(path: str | Path, weights: Literal["raw", "ema"], alphabet: Alphabet | 
 
 def build_backbone(found: Stored) -> DilatedCNN:
     """The network with the stored weights, sizes from the tensors. UserError naming each tensor that does not fit."""
-    backbone = DilatedCNN(**_sizes(found))
+    family = BACKBONES[found.backbone]
+    try:
+        sizes = family.sizes(found.state, found.classes)
+    except ValueError as error:
+        raise UserError(f"{found.where}: {error}") from None
+    if sizes["tokens"] != found.alphabet.mask + 1:
+        raise UserError(
+            f"{found.where}: was made for {sizes['tokens'] - 1} letters and a mask; model.alphabet = "
+            f"{found.alphabet.letters} has {found.alphabet.mask}; allowed: an alphabet of {sizes['tokens'] - 1} letters"
+        )
+    backbone = family(**sizes)
     wanted, given = backbone.state_dict(), found.state
     mistakes = [f"{found.where}: has no {name}" for name in wanted if name not in given]
     mistakes += [f"{found.where}: {name} is not part of the network" for name in given if name not in wanted]
@@ -88,6 +101,7 @@ def write(folder: Path, backbone: nn.Module, settings: Settings, *, adapted: boo
     save_file(state, folder / MODEL)
     config = {
         "model_type": "dav_ray.masked",
+        "backbone": next(name for name, family in BACKBONES.items() if isinstance(backbone, family)),
         "alphabet": settings.alphabet.letters,
         "length": settings.length,
         "classes": settings.classes,
@@ -108,10 +122,14 @@ def _folder(folder: Path, alphabet: Alphabet | None, length: int | None) -> Stor
         state = load_file(folder / MODEL)
     except (ValueError, SafetensorError, OSError) as error:
         raise UserError(f"{folder}: is no masked model: {error}") from None
+    name = config.get("backbone", "dilated_cnn")
+    if name not in BACKBONES:
+        raise UserError(f"{folder}: its backbone is {name}; allowed: {', '.join(BACKBONES)}")
     own = Alphabet.of(config["alphabet"])
     if alphabet is not None and own != alphabet:
         raise UserError(f"{folder}: its alphabet is {own.letters}, not {alphabet.letters}; set model.alphabet to it")
-    return Stored(str(folder), state, own, length or config["length"], config["classes"], config["time_conditioning"])
+    size = length or int(config["length"])
+    return Stored(str(folder), state, own, size, config["classes"], config["time_conditioning"], name)
 
 
 def _lightning(file: Path, weights: str, alphabet: Alphabet, length: int | None) -> Stored:
@@ -160,28 +178,6 @@ def _shadow(file: Path, checkpoint: dict[str, Any], state: dict[str, Tensor]) ->
     if mistakes:
         raise UserError(mistakes)
     return dict(zip(names, shadow, strict=True))
-
-
-def _sizes(found: Stored) -> dict[str, int]:
-    """The network's sizes, as its tensors have them."""
-    first, layers = found.state.get("linear.weight"), 0
-    if first is None or first.ndim != 3:
-        raise UserError(f"{found.where}: has no linear.weight [hidden, tokens, kernel]; allowed: the dilated CNN")
-    while f"convs.{layers}.weight" in found.state:
-        layers += 1
-    hidden, tokens, kernel = first.shape
-    if tokens != found.alphabet.mask + 1:
-        raise UserError(
-            f"{found.where}: was made for {tokens - 1} letters and a mask; model.alphabet = {found.alphabet.letters} "
-            f"has {found.alphabet.mask}; allowed: an alphabet of {tokens - 1} letters"
-        )
-    if layers == 0 or layers % len(DILATIONS) or kernel % 2 == 0:
-        raise UserError(
-            f"{found.where}: has {layers} convolutions of width {kernel}; "
-            f"allowed: a multiple of {len(DILATIONS)}, of odd width"
-        )
-    stacks = layers // len(DILATIONS)
-    return {"tokens": tokens, "hidden": hidden, "stacks": stacks, "kernel": kernel, "classes": found.classes}
 
 
 def _plain(value: Any) -> dict[str, Any]:

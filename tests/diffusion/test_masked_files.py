@@ -126,6 +126,7 @@ def test_a_folder_comes_back(tmp_path: Path, classes: int) -> None:
     assert MaskedDiffusion.from_checkpoint(str(tmp_path), alphabet="rna", length=9).length == 9
     assert json.loads((tmp_path / CONFIG).read_text()) == {
         "model_type": "dav_ray.masked",
+        "backbone": "dilated_cnn",
         "alphabet": "ACGU",
         "length": 24,
         "classes": classes,
@@ -388,6 +389,7 @@ def test_other_paths_and_names(tmp_path: Path) -> None:
         ({"time_conditioning": 0}, "is no masked model: config.json has no time_conditioning (bool)"),
         ({"alphabet": "AACG"}, "is no masked model: 2 to 254 different letters"),
         ({"classes": 2}, "has no cls_embedder.weight"),
+        ({"backbone": "dit"}, "its backbone is dit; allowed: dilated_cnn"),
     ],
 )
 def test_folders_that_do_not_fit(tmp_path: Path, config: Any, line: str) -> None:
