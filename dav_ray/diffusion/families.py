@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dav_ray.config import Config
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.model_folder import model_path
+
+if TYPE_CHECKING:
+    from dav_ray.diffusion.masked import MaskedDiffusion
 
 
 def build(
     config: Config, *, device: str = "cpu", autocast: str = "float32", micro_batch: int | None = None
 ) -> Diffusion:
     """The model of a configuration with its policy, pretrained so far. UserError if its files do not fit."""
-    path = model_path(config.model.path)
-    options: dict[str, Any] = {"device": device, "autocast": autocast, "micro_batch": micro_batch}
-    if config.model.kind == "masked":
-        from dav_ray.diffusion.masked import MaskedDiffusion
+    model, search, lora = config.model, config.search, config.mstep.lora
+    options: dict[str, Any] = {
+        **_sampling(config),
+        "micro_batch": micro_batch or search.micro_batch,
+        "device": device,
+        "autocast": autocast,
+    }
+    if model.kind == "masked":
+        diffusion = _masked(config, **options)
+    else:
+        from dav_ray.diffusion.stable_diffusion import Parts, StableDiffusion
 
-        return MaskedDiffusion.build(config, path, **options)
-    from dav_ray.diffusion.stable_diffusion import StableDiffusion
-
-    return StableDiffusion.build(config, path, **options)
+        parts = Parts.load(model_path(model.path), dtype=model.dtype, variant=model.variant, revision=model.revision)
+        diffusion = StableDiffusion(parts, eta=search.eta, decode_batch=search.decode_batch, **options)
+    if config.mstep.parameters == "lora":
+        diffusion.add_adapters(lora.rank, lora.alpha, lora.targets, config.seed)
+    else:
+        diffusion.train_all_weights()
+    return diffusion
 
 
 def pretrained(config: Config) -> Any:
     """What users sample from, before any alignment: a `StableDiffusionPipeline`, or a `MaskedDiffusion`."""
-    model, path = config.model, model_path(config.model.path)
+    model = config.model
     if model.kind == "masked":
-        from dav_ray.diffusion.masked import MaskedDiffusion
-
-        return MaskedDiffusion.from_checkpoint(
-            path, model.weights, alphabet=model.alphabet, length=model.length, **_sampling(config)
-        )
+        return _masked(config, **_sampling(config))
     from dav_ray.diffusion.stable_diffusion_files import load_pipeline
 
-    return load_pipeline(path, dtype=model.dtype, variant=model.variant, revision=model.revision)
+    return load_pipeline(model_path(model.path), dtype=model.dtype, variant=model.variant, revision=model.revision)
 
 
 def aligned(config: Config, folder: Path) -> Any:
@@ -50,6 +59,15 @@ def aligned(config: Config, folder: Path) -> Any:
     pipe = pretrained(config)
     attach(pipe, folder, lora=config.mstep.parameters == "lora")
     return pipe
+
+
+def _masked(config: Config, **options: Any) -> MaskedDiffusion:
+    from dav_ray.diffusion.masked import MaskedDiffusion
+
+    model = config.model
+    return MaskedDiffusion.from_checkpoint(
+        model_path(model.path), model.weights, alphabet=model.alphabet, length=model.length, **options
+    )
 
 
 def _sampling(config: Config) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dav_ray.config import Config
 from dav_ray.device import DTYPES
 from dav_ray.diffusion import adapters, masked_files
 from dav_ray.diffusion.base import Prediction, rows_per_call
@@ -93,36 +92,6 @@ class MaskedDiffusion:
             time_conditioned=found.time_conditioned,
             **options,
         )
-
-    @classmethod
-    def build(
-        cls,
-        config: Config,
-        path: str,
-        *,
-        device: str = "cpu",
-        autocast: str = "float32",
-        micro_batch: int | None = None,
-    ) -> MaskedDiffusion:
-        """The model of a configuration, policy added."""
-        model, search = config.model, config.search
-        diffusion = cls.from_checkpoint(
-            path,
-            model.weights,
-            alphabet=model.alphabet,
-            length=model.length,
-            steps=search.steps,
-            guidance_scale=search.guidance_scale,
-            micro_batch=micro_batch or search.micro_batch,
-            device=device,
-            autocast=autocast,
-        )
-        if config.mstep.parameters == "lora":
-            lora = config.mstep.lora
-            diffusion.add_adapters(lora.rank, lora.alpha, lora.targets, config.seed)
-        else:
-            diffusion.train_all_weights()
-        return diffusion
 
     # -- the policy -----------------------------------------------------------------------------------------------
 

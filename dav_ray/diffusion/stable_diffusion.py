@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dav_ray.config import Config
 from dav_ray.device import DTYPES
 from dav_ray.diffusion.base import Prediction, rows_per_call
 from dav_ray.diffusion.gaussian import DDIMSchedule
@@ -76,36 +75,6 @@ class StableDiffusion:
         self._embeddings: dict[str, Tensor] = {}
         for module in (parts.unet, parts.vae, parts.text_encoder):
             module.to(self._device)
-
-    @classmethod
-    def build(
-        cls,
-        config: Config,
-        path: str,
-        *,
-        device: str = "cpu",
-        autocast: str = "float32",
-        micro_batch: int | None = None,
-    ) -> StableDiffusion:
-        """The model of a configuration, policy added; `path` is a folder or hub id."""
-        model, search = config.model, config.search
-        parts = Parts.load(path, dtype=model.dtype, variant=model.variant, revision=model.revision)
-        diffusion = cls(
-            parts,
-            steps=search.steps,
-            eta=search.eta,
-            guidance_scale=search.guidance_scale,
-            micro_batch=micro_batch or search.micro_batch,
-            decode_batch=search.decode_batch,
-            device=device,
-            autocast=autocast,
-        )
-        if config.mstep.parameters == "lora":
-            lora = config.mstep.lora
-            diffusion.add_adapters(lora.rank, lora.alpha, lora.targets, config.seed)
-        else:
-            diffusion.train_all_weights()
-        return diffusion
 
     @property
     def event_shape(self) -> tuple[int, int, int]:
