@@ -121,11 +121,11 @@ def test_the_page(tmp_path: Path) -> None:
 
 
 def test_letters_are_escaped(tmp_path: Path) -> None:
-    page = without_plotly(render(open_storage(str(make_run(tmp_path / "run", rounds=0, letters='<>&"')))))
+    page = without_plotly(render(open_storage(str(make_run(tmp_path / "run", rounds=0, letters="<'&\"")))))
     cells = re.findall(r'<td class="sequence">(.*?)</td>', page)
 
     assert len(cells) == COUNT - 1
-    assert all(re.fullmatch(r"(&lt;|&gt;|&amp;|&#34;){12}", cell) for cell in cells)
+    assert all(re.fullmatch(r"(&lt;|&#39;|&amp;|&#34;){12}", cell) for cell in cells)
 
 
 def test_headline_has_medians(tmp_path: Path) -> None:
