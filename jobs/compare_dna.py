@@ -24,7 +24,7 @@ from dav_ray.diffusion.families import pretrained
 from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.noise import KeyedNoise, PipelineNoise
 from dav_ray.rewards.base import Scorer, local_scorer
-from dav_ray.rewards.registry import resolve
+from dav_ray.rewards.registry import build
 from dav_ray.run_files import read_run
 from dav_ray.samples.diversity import mean_edit_distance
 from dav_ray.search.base import strategy
@@ -139,7 +139,7 @@ def render(rows: dict[str, list[Row]]) -> str:
 
 
 def _scorer(rewards: list[Reward] | tuple[Reward, ...]) -> Scorer:
-    return local_scorer([(r.label, r.weight, resolve(r.kind)(**r.args)) for r in rewards])
+    return local_scorer([(r.label, r.weight, build(r.kind, r.args)) for r in rewards])
 
 
 if __name__ == "__main__":

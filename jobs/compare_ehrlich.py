@@ -12,20 +12,19 @@ out. The calls of a round that was resumed are known only from its restart on: c
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from dav_ray.errors import UserError
 from dav_ray.manifest import round_manifest_path
 from dav_ray.recipe import from_yaml
+from dav_ray.report_data import load_table
 from dav_ray.rewards.ehrlich import Ehrlich
 from dav_ray.storage import Storage, open_storage
 from dav_ray.summary import read_metrics
@@ -120,7 +119,7 @@ def progress(storage: Storage) -> dict[int, Round]:
 
 
 def _rewards(storage: Storage, path: str) -> np.ndarray:
-    return pq.read_table(io.BytesIO(storage.read(path)), columns=["reward"]).column("reward").to_numpy()
+    return load_table(storage, path, ["reward"]).column("reward").to_numpy()
 
 
 def render(dav: dict[int, Round], rivals: Sequence[Sequence[Standing]]) -> str:

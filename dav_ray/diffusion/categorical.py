@@ -23,7 +23,7 @@ class MaskedSchedule:
 
     def __init__(self, steps: int) -> None:
         time = END + (1 - END) * torch.arange(steps + 1, dtype=torch.float64) / steps
-        self.sigma = -torch.log1p(-(1 - NOISE_EPS) * time)  # what a time-conditioned network is given
+        self.sigma = sigma_at(time)  # what a time-conditioned network is given
         # (chance(t) - chance(s)) / chance(t), chance(t) = (1 - eps) t: how likely a mask of x_t is gone in x_{t-1}
         self.unmask = torch.cat([time.new_zeros(1), 1 - time[:-1] / time[1:]])
         self._time = time

@@ -188,13 +188,7 @@ class MaskedDiffusion:
         x_t = x_t.to(self._device) if relaxed else x_t.to(self._device).long()
         x = x_t.argmax(-1) if relaxed else x_t
         steps = t if isinstance(t, Tensor) else torch.full((len(x),), t)
-        self._count(len(x), reference=reference)
-        with self._reference() if reference else contextlib.nullcontext():
-            parts = [
-                self._guided(x_t[rows], x[rows], self.schedule.sigma[steps[rows]], conditions[rows], reference)
-                for rows in rows_per_call(len(x), self._limit)
-            ]
-        log_p = torch.cat(parts)
+        log_p = self._evaluate(x_t, x, self.schedule.sigma[steps], conditions, reference)
         kernel = MaskedKernel(x, log_p, self.schedule.unmask[steps].to(self._device))
         return Prediction(kernel, completed_relaxed(x_t, log_p) if relaxed else completed(x, log_p))
 
@@ -256,19 +250,22 @@ class MaskedDiffusion:
             u = rng.uniform((self.length,))
 
             def log_probs(x: Tensor, time: Tensor) -> Tensor:
-                self._count(len(x), reference=True)
-                with self._reference():
-                    return torch.cat(
-                        [
-                            self._guided(x[rows], x[rows], sigma_at(time[rows]), conditions[rows], True)
-                            for rows in rows_per_call(len(x), self._limit)
-                        ]
-                    )
+                return self._evaluate(x, x, sigma_at(time), conditions, True)
 
             total -= nelbo(log_probs, tokens, times[:, k], u, self.alphabet.mask, ~free).double() / draws
         return total.cpu()
 
     # -- the network ----------------------------------------------------------------------------------------------
+
+    def _evaluate(self, x_t: Tensor, x: Tensor, sigma: Tensor, conditions: Sequence[str], reference: bool) -> Tensor:
+        """log p(x_0 | x) [B, L, V+1], counted, micro-batch by micro-batch. x_t: the tokens x [B, L], or relaxed."""
+        self._count(len(x), reference=reference)
+        with self._reference() if reference else contextlib.nullcontext():
+            parts = [
+                self._guided(x_t[rows], x[rows], sigma[rows], conditions[rows], reference)
+                for rows in rows_per_call(len(x), self._limit)
+            ]
+        return torch.cat(parts)
 
     def _guided(self, x_t: Tensor, x: Tensor, sigma: Tensor, conditions: Sequence[str], reference: bool) -> Tensor:
         """log p(x_0 | x) [B, L, V+1] under guidance: log p is proportional to s log p(. | c) + (1 - s) log p(.)."""
