@@ -22,6 +22,7 @@ from dav_ray.diffusion.stable_diffusion import Parts, StableDiffusion
 from dav_ray.masked_model import read_config
 from dav_ray.model_folder import ASSETS
 from dav_ray.noise import KeyedNoise
+from dav_ray.problems.gaussian import Bowl, LinearGaussian
 from dav_ray.rewards.base import Scorer, local_scorer
 from dav_ray.rewards.colour import TargetColour
 from dav_ray.rewards.digits import DigitLegibility
@@ -35,7 +36,6 @@ from dav_ray.search.refine import Refine
 from dav_ray.sequences import Alphabet
 from dav_ray.types import Trajectories, Transitions
 from tests.rewards.test_enformer import TINY, EnformerModel, filled, saved
-from tests.toy import Bowl, Toy
 
 NUM = 4
 MASK = 3  # of the masked kernel below, whose events are 6 of 3 letters
@@ -189,7 +189,7 @@ def diffusions(tiny_folder: str) -> dict[str, tuple[Diffusion, list[str]]]:
                 if parameter.requires_grad:
                     parameter += 0.1
     return {
-        "toy": (Toy(3).shifted(0.8), ["0.3", "-0.5", "1.0", "0.3"]),
+        "toy": (LinearGaussian(3).shifted(0.8), ["0.3", "-0.5", "1.0", "0.3"]),
         "stable": (stable, ["one", "two", "", "one"]),
         "masked": (masked, ["class=0", "class=1 fixed=0:AC,7:T", "", "class=0"]),
     }
@@ -294,7 +294,7 @@ def test_a_timeless_diffusion_says_the_same_at_every_step(model: tuple[Any, list
 def test_diffusion_state_comes_back(model: tuple[Any, list[str]]) -> None:
     """The policy's parameters by name are all that tells it from the reference."""
     diffusion, prompts = model
-    if isinstance(diffusion, Toy):
+    if isinstance(diffusion, LinearGaussian):
         pytest.skip("a toy of the search and the fit: it is never stored")
     x = diffusion.prior(prompts, noise().at(3))
     kept = {name: tensor.clone() for name, tensor in diffusion.policy_state().items()}
@@ -401,7 +401,7 @@ class Moved:
 
 
 def judge(diffusion: Any, constant: float = 0.0) -> Scorer:
-    rewards: dict[type, Any] = {Toy: Bowl(), StableDiffusion: TargetColour(), MaskedDiffusion: GcContent()}
+    rewards: dict[type, Any] = {LinearGaussian: Bowl(), StableDiffusion: TargetColour(), MaskedDiffusion: GcContent()}
     return local_scorer([("judge", 1.0, Moved(rewards[type(diffusion)], constant))])
 
 

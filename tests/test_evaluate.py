@@ -21,6 +21,7 @@ from dav_ray.config import Evaluate
 from dav_ray.diffusion.gaussian import GaussianKernel
 from dav_ray.evaluate import Judges, measure, one_line, summarise
 from dav_ray.noise import Draws, PipelineNoise
+from dav_ray.problems.gaussian import LinearGaussian
 from dav_ray.rewards.base import local_scorer
 from dav_ray.rewards.colour import Brightness, TargetColour
 from dav_ray.samples.arrays import pixels
@@ -29,7 +30,6 @@ from dav_ray.samples.sequences import Sequences
 from dav_ray.search.base import ancestral
 from dav_ray.sequences import Alphabet
 from dav_ray.types import EvaluationChunk
-from tests.toy import Toy
 
 IMAGES = Images("auto")
 DNA = Alphabet.of("dna")
@@ -142,7 +142,7 @@ def test_the_line_for_people_on_sequences() -> None:
     )
 
 
-class Pictures(Toy):
+class Pictures(LinearGaussian):
     """The toy's x_0 as colours of 4 x 4 pictures."""
 
     def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
@@ -153,7 +153,7 @@ CHUNK = EvaluationChunk(1, 0, 1, (4, 5, 6), (21, 22, 23), ("0.3", "-0.5", "0.3")
 JUDGES = Judges((("orange", TargetColour()),), IMAGES, IMAGES.features())
 
 
-def measured(chunk: EvaluationChunk, toy: Toy) -> pa.Table:
+def measured(chunk: EvaluationChunk, toy: LinearGaussian) -> pa.Table:
     return measure(toy, local_scorer([("bright", 1.0, Brightness())]), JUDGES, chunk)
 
 
@@ -194,7 +194,7 @@ def test_a_sample_is_its_seeds_whatever_its_chunk() -> None:
     assert all(a != b for a, b in itertools.combinations(images, 2))
 
 
-class Words(Toy):
+class Words(LinearGaussian):
     """The toy's x_0 as words: the sign of each coordinate, A or T. Its ELBO is a draw of the seed's own stream."""
 
     def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:

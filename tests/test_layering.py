@@ -13,7 +13,7 @@ SINGLE = (
     *("types", "noise", "schedule", "config", "manifest", "storage", "buffer", "policy", "evaluate"),
     *("sequences", "checkpoint", "masked_model", "pretrain"),
 )
-FOLDERS = ("diffusion", "search", "rewards", "samples")
+FOLDERS = ("diffusion", "search", "rewards", "samples", "problems")
 PURE = sorted(
     {f"{name}.py" for name in SINGLE}
     | {f"{folder}/{file.name}" for folder in FOLDERS for file in (PACKAGE / folder).glob("*.py")}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dav_ray.diffusion.categorical import END, NEVER, MaskedKernel, MaskedSchedule, sigma_at, substitute
 from dav_ray.noise import KeyedNoise
-from tests.enumerable import INDEX, LENGTH, LETTERS, MASK, STATES, Table, letters, model, transition, unmask
+from dav_ray.problems.enumerable import INDEX, LENGTH, LETTERS, MASK, STATES, Table, letters, model, transition, unmask
 
 X = torch.tensor(STATES)
 ALL = X.expand(len(STATES), -1, -1)  # every state as an outcome of every state

@@ -13,10 +13,8 @@ from torch import Tensor
 from dav_ray.diffusion.elbo import TIME_MIN, antithetic_times, nelbo
 from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.noise import KeyedNoise
-from dav_ray.sequences import Alphabet
-from dav_ray.types import Cost
-from tests.dilated import cnn, tokens
-from tests.enumerable import (
+from dav_ray.problems.base import BulkNoise
+from dav_ray.problems.enumerable import (
     INDEX,
     LENGTH,
     LETTERS,
@@ -25,7 +23,9 @@ from tests.enumerable import (
     STATES,
     Table,
 )
-from tests.toy import BulkNoise
+from dav_ray.sequences import Alphabet
+from dav_ray.types import Cost
+from tests.dilated import cnn, tokens
 
 
 def exact_table(joint: Tensor) -> Table:

@@ -15,13 +15,8 @@ from dav_ray.diffusion.categorical import END, NEVER
 from dav_ray.diffusion.elbo import TIME_MIN, antithetic_times
 from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.noise import KeyedNoise
-from dav_ray.rewards.sequence import GcContent
-from dav_ray.search.base import Search, ancestral
-from dav_ray.search.best_of_n import BestOfN
-from dav_ray.search.dav import Dav
-from dav_ray.types import Cost, Transitions
-from tests.dilated import DNA, PLACES, T, close, cnn, log_p, tokens
-from tests.enumerable import (
+from dav_ray.problems.base import BulkNoise, scorer
+from dav_ray.problems.enumerable import (
     INDEX,
     LENGTH,
     LETTERS,
@@ -36,7 +31,12 @@ from tests.enumerable import (
     model,
     unmask,
 )
-from tests.toy import BulkNoise, scorer
+from dav_ray.rewards.sequence import GcContent
+from dav_ray.search.base import Search, ancestral
+from dav_ray.search.best_of_n import BestOfN
+from dav_ray.search.dav import Dav
+from dav_ray.types import Cost, Transitions
+from tests.dilated import DNA, PLACES, T, close, cnn, log_p, tokens
 
 # ---- laws ----
 

@@ -17,10 +17,11 @@ from dav_ray.config import MStep
 from dav_ray.mstep.fit import Fitter, pad
 from dav_ray.mstep.objective import Rows
 from dav_ray.noise import KeyedNoise
+from dav_ray.problems.base import scorer
+from dav_ray.problems.enumerable import INDEX, MASK, Scores, letters, model
+from dav_ray.problems.gaussian import LinearGaussian
 from dav_ray.search.base import ancestral
 from dav_ray.search.dav import Dav
-from tests.enumerable import INDEX, MASK, Scores, letters, model
-from tests.toy import Toy, scorer
 
 T, D = 4, 2
 CONFIG: dict[str, Any] = {"learning_rate": 0.01, "max_grad_norm": 1e9, "kl": 0.3, "batch_size": 1000}
@@ -43,15 +44,15 @@ def part(data: Rows, rows: slice) -> Rows:
 
 
 def fitted(
-    groups: list[Rows], *, toy: Toy | None = None, seed: int = 7, **options: Any
+    groups: list[Rows], *, toy: LinearGaussian | None = None, seed: int = 7, **options: Any
 ) -> tuple[Tensor, dict[str, float]]:
-    toy = toy or Toy(T, D).shifted(0.5)
+    toy = toy or LinearGaussian(T, D).shifted(0.5)
     metrics = Fitter(toy, MStep(**{**CONFIG, **options}), seed).fit(1, groups)
     return toy.shift.detach().clone(), metrics
 
 
 def test_metrics_are_nats_per_trajectory() -> None:
-    toy, data = Toy(T, D).shifted(0.5), rows(5)
+    toy, data = LinearGaussian(T, D).shifted(0.5), rows(5)
     nll = kl = 0.0
     for t in range(1, T + 1):
         with torch.no_grad():
@@ -68,7 +69,7 @@ def test_metrics_are_nats_per_trajectory() -> None:
 
 def test_the_first_step_follows_the_objectives_gradient() -> None:
     """AdamW's first step has the size of the learning rate, whatever the gradient's: its norm is checked apart."""
-    toy, data = Toy(T, D).shifted(0.5), rows(5)
+    toy, data = LinearGaussian(T, D).shifted(0.5), rows(5)
     objective = torch.zeros(())
     for t in range(1, T + 1):
         loss = toy.step_loss(data.transitions(torch.arange(5), torch.full((5,), t)), reference=True)
@@ -83,7 +84,7 @@ def test_the_first_step_follows_the_objectives_gradient() -> None:
 @pytest.mark.parametrize("kl", [0.0, 1.0, 4.0])
 def test_the_fit_converges_to_the_closed_form(kl: float) -> None:
     """argmin of mean_i |x_i - mu_i - shift|^2 + kl |shift|^2: the mean residual over 1 + kl, so kl pulls to zero."""
-    toy, data = Toy(T, D), rows(6)
+    toy, data = LinearGaussian(T, D), rows(6)
     data = replace(data, weights=torch.ones(6, dtype=torch.float64), conditions=("0.3",) * 6)
     expected = torch.zeros(T + 1, D)
     for t in range(1, T + 1):
@@ -122,7 +123,7 @@ def test_padding_changes_nothing() -> None:
 def test_a_batch_of_padding_alone_is_no_step() -> None:
     data = rows(1)
     padding = replace(data, weights=torch.zeros(1, dtype=torch.float64), real=torch.zeros(1, dtype=torch.bool))
-    toy = Toy(T, D).shifted(0.5)
+    toy = LinearGaussian(T, D).shifted(0.5)
     after, metrics = fitted([padding], batch_size=1, weight_decay=0.1)
 
     assert metrics["mstep/optimizer_steps"] == 0
@@ -132,7 +133,7 @@ def test_a_batch_of_padding_alone_is_no_step() -> None:
 def test_the_first_epoch_goes_group_by_group_and_later_ones_over_all_rows() -> None:
     data = rows(5)
     groups = [part(data, slice(0, 3)), part(data, slice(3, 5))]
-    toy, one = Toy(T, D).shifted(0.5), Fitter(Toy(T, D).shifted(0.5), MStep(**CONFIG), 7)
+    toy, one = LinearGaussian(T, D).shifted(0.5), Fitter(LinearGaussian(T, D).shifted(0.5), MStep(**CONFIG), 7)
     seen: list[int] = []
     step_loss = toy.step_loss
     toy.step_loss = lambda batch, reference: (seen.append(len(batch)), step_loss(batch, reference=reference))[1]  # type: ignore[method-assign]
@@ -159,14 +160,14 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 def test_rounds_go_through_the_data_in_another_order() -> None:
     shifts = []
     for number in (1, 2):
-        toy = Toy(T, D).shifted(0.5)
+        toy = LinearGaussian(T, D).shifted(0.5)
         Fitter(toy, MStep(**{**CONFIG, "batch_size": 6}), 7).fit(number, [rows(5)])
         shifts.append(toy.shift.detach())
     assert not torch.equal(shifts[0], shifts[1])
 
 
 def test_steps_without_variance_are_not_learned() -> None:
-    toy = Toy(T, D, last_alpha=1.0).shifted(0.5)
+    toy = LinearGaussian(T, D, last_alpha=1.0).shifted(0.5)
     before = toy.shift.detach().clone()
     after, _ = fitted([rows(5)], toy=toy, epochs=3, batch_size=6)
 
@@ -178,14 +179,14 @@ def test_rows_of_weight_zero_teach_nothing() -> None:
     data = rows(5)
     after, metrics = fitted([replace(data, weights=torch.zeros(5, dtype=torch.float64))], epochs=2)
 
-    assert torch.equal(after, Toy(T, D).shifted(0.5).shift)
+    assert torch.equal(after, LinearGaussian(T, D).shifted(0.5).shift)
     assert metrics["mstep/grad_norm"] == 0
     assert metrics["mstep/rows"] == 5
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:
     """AdamW hides the size of its first gradient but remembers it."""
-    toy = Toy(T, D).shifted(0.5)
+    toy = LinearGaussian(T, D).shifted(0.5)
     fitter = Fitter(toy, MStep(**{**CONFIG, "max_grad_norm": 0.5}), 7)
     metrics = fitter.fit(1, [rows(5)])
     momentum = fitter.optimizer.state[toy.shift]["exp_avg"]
@@ -271,7 +272,7 @@ def rank_main(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     rendezvous = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", rendezvous, timedelta(seconds=60), 2, rank)
-    toy = Toy(T, D).shifted(0.5)
+    toy = LinearGaussian(T, D).shifted(0.5)
     wrapper = toy.parallelise(torch.nn.parallel.DistributedDataParallel)
     fitter = Fitter(toy, MStep(**{**CONFIG, "epochs": 2, "micro_batch": 5}), 7, defer=wrapper.no_sync)
     metrics = fitter.fit(1, shares(rank))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dav_ray.mstep.objective import Rows, accumulate, batches, weighted_sum
+from dav_ray.problems.gaussian import LinearGaussian
 from dav_ray.types import StepLoss
-from tests.toy import Toy
 
 T, D, N = 4, 2, 5
 LAMBDA = 0.3
@@ -33,7 +33,9 @@ def everything() -> tuple[Tensor, Tensor]:
     return torch.arange(N).repeat_interleave(T), torch.arange(1, T + 1).repeat(N)
 
 
-def gradient(toy: Toy, data: Rows, micro_batch: int = 100, kl: float = LAMBDA) -> tuple[Tensor, tuple[float, float]]:
+def gradient(
+    toy: LinearGaussian, data: Rows, micro_batch: int = 100, kl: float = LAMBDA
+) -> tuple[Tensor, tuple[float, float]]:
     """Of the objective: T times the mean over transitions is the mean over rows of the sum over steps."""
     toy.trainable().zero_grad()
     sums = accumulate(toy, data, *everything(), kl=kl, scale=1 / N, micro_batch=micro_batch)
@@ -41,7 +43,7 @@ def gradient(toy: Toy, data: Rows, micro_batch: int = 100, kl: float = LAMBDA) -
     return toy.shift.grad.clone(), sums
 
 
-def closed_form(toy: Toy, data: Rows, kl: float) -> tuple[Tensor, float, float]:
+def closed_form(toy: LinearGaussian, data: Rows, kl: float) -> tuple[Tensor, float, float]:
     """Gradient [T+1, D], sum of W nll and sum of W KL, term by term: with residual e = x_{t-1} - mu_0 - shift,
     nll = |e|^2 / (2 s^2) + D log(s sqrt(2 pi)), KL = |shift|^2 / (2 s^2)."""
     grad, nll, kld = torch.zeros(T + 1, D, dtype=torch.float64), 0.0, 0.0
@@ -64,7 +66,7 @@ def closed_form(toy: Toy, data: Rows, kl: float) -> tuple[Tensor, float, float]:
 @pytest.mark.parametrize("targets", [False, True])
 @pytest.mark.parametrize("last_alpha", [0.97, 1.0])
 def test_gradient_and_sums_are_the_closed_form(last_alpha: float, targets: bool) -> None:
-    toy, data = Toy(T, D, last_alpha=last_alpha).shifted(0.5), rows(targets)
+    toy, data = LinearGaussian(T, D, last_alpha=last_alpha).shifted(0.5), rows(targets)
     grad, sums = gradient(toy, data)
     expected, nll, kl = closed_form(toy, data, LAMBDA)
 
@@ -76,7 +78,7 @@ def test_gradient_and_sums_are_the_closed_form(last_alpha: float, targets: bool)
 
 
 def test_without_kl_the_reference_is_not_evaluated() -> None:
-    toy, data = Toy(T, D).shifted(0.5), rows()
+    toy, data = LinearGaussian(T, D).shifted(0.5), rows()
     grad, sums = gradient(toy, data, kl=0.0)
 
     assert toy.cost.reference == 0
@@ -85,7 +87,7 @@ def test_without_kl_the_reference_is_not_evaluated() -> None:
 
 
 def test_the_gradient_is_linear_in_the_weights() -> None:
-    toy, data = Toy(T, D).shifted(0.5), rows()
+    toy, data = LinearGaussian(T, D).shifted(0.5), rows()
     alone = []
     for i in range(N):
         weights = torch.zeros(N, dtype=torch.float64)
@@ -98,7 +100,7 @@ def test_the_gradient_is_linear_in_the_weights() -> None:
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 7, 20])
 def test_micro_batches_add_up_to_the_batch(micro_batch: int) -> None:
-    toy, data = Toy(T, D).shifted(0.5), rows()
+    toy, data = LinearGaussian(T, D).shifted(0.5), rows()
     whole, sums = gradient(toy, data)
     grad, cut_sums = gradient(toy, data, micro_batch)
 
@@ -121,7 +123,9 @@ def test_ranks_exchange_gradients_once_per_batch() -> None:
         log.append("backward")
         loss.backward()
 
-    accumulate(Toy(T, D), rows(), *everything(), kl=0.0, scale=1.0, micro_batch=8, backward=backward, defer=defer)
+    accumulate(
+        LinearGaussian(T, D), rows(), *everything(), kl=0.0, scale=1.0, micro_batch=8, backward=backward, defer=defer
+    )
     assert log == ["defer", "backward", "defer", "backward", "backward"]
 
 

@@ -15,12 +15,13 @@ from torch.distributions import Normal
 
 from dav_ray.config import Search as SearchConfig
 from dav_ray.noise import KeyedNoise
+from dav_ray.problems.base import BulkNoise, scorer
+from dav_ray.problems.gaussian import Bowl, HalfSpace, Linear, LinearGaussian
 from dav_ray.search.base import strategy
 from dav_ray.search.best_of_n import BestOfN
 from dav_ray.search.dav import Dav
 from dav_ray.search.none import NoSearch
 from dav_ray.types import Cost, Trajectories
-from tests.toy import Bowl, BulkNoise, HalfSpace, Linear, Toy, scorer
 
 CONDITIONS = ["0.3", "-0.5", "0.3", "1.0", "0.0", "0.2"]
 ALPHA, GAMMA = 0.7, 0.9
@@ -28,12 +29,12 @@ ANCHORS = [0.0, 1.0, 0.3]  # current, pretrained, geometric(0.3)
 
 
 def search(
-    *, num: int = 4, gradient: bool = False, beta: float = 0.0, toy: Toy | None = None, reward: Any = None,
+    *, num: int = 4, gradient: bool = False, beta: float = 0.0, toy: LinearGaussian | None = None, reward: Any = None,
     conditions: Sequence[str] = tuple(CONDITIONS), noise: Any = None, gamma: float = GAMMA,
 ) -> Trajectories:  # fmt: skip
     noise = noise or KeyedNoise(5, 2, range(len(conditions)))
     return Dav(num, ALPHA, gamma, gradient, beta)(
-        toy or Toy().shifted(0.8), scorer(reward or Bowl()), conditions, noise
+        toy or LinearGaussian().shifted(0.8), scorer(reward or Bowl()), conditions, noise
     )
 
 
@@ -48,7 +49,7 @@ class Expected:
 
 
 def by_hand(
-    toy: Toy, reward: Bowl, condition: str, noise: KeyedNoise, num: int, gradient: bool, beta: float
+    toy: LinearGaussian, reward: Bowl, condition: str, noise: KeyedNoise, num: int, gradient: bool, beta: float
 ) -> Expected:
     """The reward's gradient through x0_hat is written out: x0_hat is linear in x_t with slope `gain`."""
     x = noise.at(toy.steps).normal((toy.dim,))
@@ -98,7 +99,7 @@ def density(x: Tensor, mean: Tensor, std: Tensor) -> float:
 @pytest.mark.parametrize("beta", ANCHORS)
 @pytest.mark.parametrize("gradient", [False, True])
 def test_every_number_is_that_of_the_loop(gradient: bool, beta: float, last_alpha: float) -> None:
-    toy = Toy(steps=4, last_alpha=last_alpha).shifted(0.8)
+    toy = LinearGaussian(steps=4, last_alpha=last_alpha).shifted(0.8)
     found = search(toy=toy, gradient=gradient, beta=beta)
     for i, condition in enumerate(CONDITIONS):
         expected = by_hand(toy, Bowl(), condition, KeyedNoise(5, 2, [i]), 4, gradient, beta)
@@ -116,7 +117,7 @@ SLOPE = (0.5, -0.3)
 MANY = 20_000
 
 
-def check_tilted_law(found: Trajectories, toy: Toy, beta: float) -> None:
+def check_tilted_law(found: Trajectories, toy: LinearGaussian, beta: float) -> None:
     """anchor exp(r / alpha) for linear r: x_0 stays Gaussian, moved by variance * slope / alpha."""
     mean, variance = toy.law("0.3", beta)
     tilt = torch.tensor(SLOPE, dtype=torch.float64) / ALPHA
@@ -141,7 +142,7 @@ def check_tilted_law(found: Trajectories, toy: Toy, beta: float) -> None:
 def test_the_weights_are_proper_at_any_number_of_candidates(
     beta: float, gradient: bool, num: int, gamma: float
 ) -> None:
-    toy = Toy(steps=3).shifted(0.4)
+    toy = LinearGaussian(steps=3).shifted(0.4)
     found = search(
         toy=toy, reward=Linear(SLOPE), num=num, gradient=gradient, beta=beta, gamma=gamma,
         conditions=["0.3"] * MANY, noise=BulkNoise(num, MANY),
@@ -150,13 +151,13 @@ def test_the_weights_are_proper_at_any_number_of_candidates(
 
 
 def test_the_weights_are_proper_with_a_deterministic_last_step() -> None:
-    toy = Toy(steps=3, last_alpha=1.0).shifted(0.4)
+    toy = LinearGaussian(steps=3, last_alpha=1.0).shifted(0.4)
     found = search(toy=toy, reward=Linear(SLOPE), gradient=True, conditions=["0.3"] * MANY, noise=BulkNoise(1, MANY))
     check_tilted_law(found, toy, 0.0)
 
 
 def test_plain_samples_are_properly_weighted_too() -> None:
-    toy = Toy(steps=3).shifted(0.4)
+    toy = LinearGaussian(steps=3).shifted(0.4)
     found = NoSearch(ALPHA, 0.0)(toy, scorer(Linear(SLOPE)), ["0.3"] * MANY, BulkNoise(1, MANY))  # type: ignore[arg-type]
     check_tilted_law(found, toy, 0.0)
 
@@ -166,7 +167,7 @@ def test_more_candidates_follow_the_reward_further() -> None:
     conditions, rewards = ["0.3"] * 2000, []
     for num, gradient in [(1, False), (4, False), (16, False), (4, True)]:
         found = search(
-            toy=Toy(), num=num, gradient=gradient, conditions=conditions, noise=BulkNoise(1, 2000),
+            toy=LinearGaussian(), num=num, gradient=gradient, conditions=conditions, noise=BulkNoise(1, 2000),
             reward=Linear((1.0, 1.0)),
         )  # fmt: skip
         rewards.append(float(found.reward.mean()))
@@ -176,7 +177,7 @@ def test_more_candidates_follow_the_reward_further() -> None:
 
 def test_a_hard_constraint_is_a_weight_of_zero() -> None:
     """r = -inf outside: such a trajectory stays in the count with weight 0, and on the way the value is finite."""
-    toy, edge = Toy(steps=3), 0.1
+    toy, edge = LinearGaussian(steps=3), 0.1
     runs = [
         search(toy=toy, reward=HalfSpace(edge), num=num, conditions=["0.3"] * MANY, noise=BulkNoise(3, MANY))
         for num in (1, 2)
@@ -198,7 +199,7 @@ def test_a_hard_constraint_is_a_weight_of_zero() -> None:
 
 
 def test_a_constant_reward_changes_no_law() -> None:
-    toy = Toy(steps=3).shifted(0.4)
+    toy = LinearGaussian(steps=3).shifted(0.4)
     found = search(
         toy=toy, reward=Linear((0.0, 0.0), offset=2.0), gradient=True, conditions=["0.3"] * MANY,
         noise=BulkNoise(1, MANY),
@@ -264,7 +265,7 @@ def test_the_same_noise_gives_the_same_bits_also_after_pickling(config: SearchCo
     first = strategy(config)
     again = pickle.loads(pickle.dumps(first))
     runs = [
-        run(Toy().shifted(0.8), scorer(Bowl()), CONDITIONS, KeyedNoise(seed, 2, range(6)))
+        run(LinearGaussian().shifted(0.8), scorer(Bowl()), CONDITIONS, KeyedNoise(seed, 2, range(6)))
         for run, seed in ((first, 5), (again, 5), (again, 6))
     ]
     assert torch.equal(runs[0].states, runs[1].states)
@@ -286,7 +287,7 @@ def test_the_configuration_reaches_the_strategy() -> None:
 
 
 def test_blending_moves_no_state_and_keeps_the_step_without_variance() -> None:
-    toy = Toy(steps=3, last_alpha=1.0).shifted(0.8)
+    toy = LinearGaussian(steps=3, last_alpha=1.0).shifted(0.8)
     noise = KeyedNoise(5, 2, range(6))
     plain, blended = (
         Dav(4, ALPHA, GAMMA, True, 0.3, blend)(toy, scorer(Bowl()), CONDITIONS, noise) for blend in (False, True)
@@ -300,7 +301,7 @@ def test_blending_moves_no_state_and_keeps_the_step_without_variance() -> None:
 
 def test_a_blend_has_the_winners_mean_and_less_noise() -> None:
     """What the M-step fits at x_T, where the parents are alike: the gradient is linear in it, so means must agree."""
-    toy, gaps, noises = Toy(steps=2).shifted(0.8), [], []
+    toy, gaps, noises = LinearGaussian(steps=2).shifted(0.8), [], []
     found = Dav(4, ALPHA, GAMMA, True, 0.0, True)(toy, scorer(Bowl()), ["0.3"] * MANY, BulkNoise(2, MANY))
     assert found.targets is not None
     x_t = found.states[0]
@@ -348,7 +349,7 @@ class Counting:
     ],
 )
 def test_evaluations_per_trajectory(num: int, gradient: bool, beta: float, last_alpha: float, expected: Cost) -> None:
-    toy, counting = Toy(steps=50, last_alpha=last_alpha), Counting()
+    toy, counting = LinearGaussian(steps=50, last_alpha=last_alpha), Counting()
     dav = Dav(num, ALPHA, GAMMA, gradient, beta)
     for _ in range(2):  # what an earlier chunk cost is not counted again
         before, calls = toy.cost, counting.calls
@@ -359,7 +360,7 @@ def test_evaluations_per_trajectory(num: int, gradient: bool, beta: float, last_
 
 
 def test_evaluations_of_a_chunk_are_those_of_its_trajectories() -> None:
-    found = search(toy=Toy(steps=50), num=16)
+    found = search(toy=LinearGaussian(steps=50), num=16)
     assert found.cost == Cost(network=6 * 785, reward=6 * 800)
 
 
@@ -367,11 +368,11 @@ def test_evaluations_of_a_chunk_are_those_of_its_trajectories() -> None:
 
 
 def test_best_of_n_keeps_the_best_of_its_own_candidates() -> None:
-    toy, counting = Toy(steps=5), Counting()
+    toy, counting = LinearGaussian(steps=5), Counting()
     noise = KeyedNoise(5, 2, range(6))
     found = BestOfN(4)(toy, counting, CONDITIONS, noise)
     plain = NoSearch(ALPHA, 0.0)(
-        Toy(steps=5), scorer(Bowl()), [c for c in CONDITIONS for _ in range(4)], noise.copies(4)
+        LinearGaussian(steps=5), scorer(Bowl()), [c for c in CONDITIONS for _ in range(4)], noise.copies(4)
     )
     rewards = plain.reward.reshape(6, 4)
     winners = torch.arange(6) * 4 + rewards.argmax(1)
@@ -386,7 +387,7 @@ def test_best_of_n_keeps_the_best_of_its_own_candidates() -> None:
 
 def test_no_search_weighs_for_the_current_anchor_alone() -> None:
     found = [
-        NoSearch(ALPHA, beta)(Toy(steps=5), scorer(Bowl()), CONDITIONS, KeyedNoise(5, 2, range(6)))
+        NoSearch(ALPHA, beta)(LinearGaussian(steps=5), scorer(Bowl()), CONDITIONS, KeyedNoise(5, 2, range(6)))
         for beta in (0.0, 1.0)
     ]
     assert found[0].log_weight is not None and torch.equal(found[0].log_weight, found[0].reward / ALPHA)

@@ -7,12 +7,13 @@ import torch
 
 from dav_ray.config import Search as SearchConfig
 from dav_ray.noise import KeyedNoise
+from dav_ray.problems.base import BulkNoise, scorer
+from dav_ray.problems.enumerable import MASK, Scores, model
+from dav_ray.problems.gaussian import Bowl, LinearGaussian
 from dav_ray.search.base import strategy
 from dav_ray.search.dav import Dav
 from dav_ray.search.refine import Refine
 from dav_ray.types import Cost
-from tests.enumerable import MASK, Scores, model
-from tests.toy import Bowl, BulkNoise, Toy, scorer
 
 MANY = 20_000
 CONDITIONS = ["0.3"] * 40
@@ -22,7 +23,7 @@ def test_every_repeat_keeps_or_raises_where_alpha_is_small() -> None:
     rewards = []
     for repeats in (1, 2, 4, 8):
         search = Refine(Dav(2, 1e-6, 1.0, False, 0.0), repeats, 0.5)
-        rewards.append(search(Toy(4), scorer(Bowl()), CONDITIONS, KeyedNoise(0, 1, range(40))).reward)
+        rewards.append(search(LinearGaussian(4), scorer(Bowl()), CONDITIONS, KeyedNoise(0, 1, range(40))).reward)
     for before, after in zip(rewards, rewards[1:], strict=False):
         assert (after >= before).all() and (after > before).any()
 
@@ -46,7 +47,9 @@ def test_trajectories_are_whole_and_end_in_their_sample() -> None:
 @pytest.mark.parametrize("gradient", [False, True])
 def test_cost(gradient: bool) -> None:
     """T = 8, s = 2, M = 4, R = 3."""
-    found = Refine(Dav(4, 0.5, 1.0, gradient, 0.0), 3, 0.25)(Toy(8), scorer(Bowl()), ["0.3"], KeyedNoise(0, 1, [0]))
+    found = Refine(Dav(4, 0.5, 1.0, gradient, 0.0), 3, 0.25)(
+        LinearGaussian(8), scorer(Bowl()), ["0.3"], KeyedNoise(0, 1, [0])
+    )
     parents = (8, 2) if gradient else (1, 1)
     network = parents[0] + 7 * 4 + 3 * (parents[1] + 4)
     backward = 8 + 3 * 2 if gradient else 0
@@ -56,7 +59,7 @@ def test_cost(gradient: bool) -> None:
 @pytest.mark.parametrize("end", [1, 3])
 def test_a_gaussian_state_is_renoised_by_the_forward_process(end: int) -> None:
     """From a clean state, and from one step on: both have the law of x_end given x_0."""
-    toy = Toy(3)
+    toy = LinearGaussian(3)
     clean = torch.full((MANY, 2), 1.5)
     a = float(toy.schedule.alpha_bar[end]) / float(toy.schedule.alpha_bar_prev[1])
     direct = toy.schedule.renoise(clean, 0, end, BulkNoise(0, MANY).at(0))

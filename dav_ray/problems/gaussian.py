@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dav_ray.diffusion.base import Prediction
 from dav_ray.diffusion.gaussian import DDIMSchedule, GaussianKernel
 from dav_ray.noise import Draws
-from dav_ray.rewards.base import Scorer, local_scorer
 from dav_ray.types import Cost, StepLoss, Transitions
 
 
@@ -28,7 +27,7 @@ class Shifts(nn.Module):
         return self.shift[t]
 
 
-class Toy:
+class LinearGaussian:
     """Data N(m, std^2 I) in `dim` dimensions, the condition being m as text. The reference has no shifts.
 
     last_alpha = 1 makes step 1 deterministic, as set_alpha_to_one does.
@@ -52,7 +51,7 @@ class Toy:
     def shift(self) -> Tensor:
         return self._module.shift
 
-    def shifted(self, scale: float) -> Toy:
+    def shifted(self, scale: float) -> LinearGaussian:
         """The same model after an M-step that moved it: by about `scale` standard deviations, each step another way."""
         ways = torch.cos(torch.arange(float(self.shift.numel()))).reshape(self.shift.shape)
         with torch.no_grad():
@@ -176,28 +175,3 @@ class HalfSpace:
 
     def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
         return torch.where(samples[:, 0] < self.edge, 0.0, -math.inf)
-
-
-def scorer(reward: Any) -> Scorer:
-    return local_scorer([("toy", 1.0, reward)])
-
-
-class BulkNoise:
-    """One generator per step for all trajectories: a quick stand-in for `KeyedNoise` where only the law matters."""
-
-    def __init__(self, seed: int, num: int) -> None:
-        self._seed, self._num = seed, num
-
-    def at(self, t: int) -> Draws:
-        return _Bulk(torch.Generator().manual_seed(1000 * self._seed + t), self._num)
-
-
-class _Bulk:
-    def __init__(self, generator: torch.Generator, num: int) -> None:
-        self._generator, self._num = generator, num
-
-    def normal(self, shape: Sequence[int]) -> Tensor:
-        return torch.randn((self._num, *shape), generator=self._generator)
-
-    def uniform(self, shape: Sequence[int]) -> Tensor:
-        return torch.rand((self._num, *shape), generator=self._generator, dtype=torch.float64)
