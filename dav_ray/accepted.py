@@ -12,7 +12,7 @@ import pyarrow as pa
 from dav_ray import buffer
 from dav_ray.errors import RunError
 from dav_ray.manifest import ManifestStore, Shard
-from dav_ray.search.weights import normalise
+from dav_ray.search.weights import log_z, normalise
 from dav_ray.storage import open_storage
 from dav_ray.types import Cost
 
@@ -83,6 +83,8 @@ def search_metrics(found: Sequence[Accepted], cost: Cost, seconds: float, search
     }
     weights = log_weights(found)
     if weights is not None:
-        w = np.array(normalise(weights, [c for f in found for c in f.conditions]))
+        conditions = [c for f in found for c in f.conditions]
+        w = np.array(normalise(weights, conditions))
         values["search/weight_ess"] = float(w.sum() ** 2 / max((w * w).sum(), 1e-300))
+        values["search/log_z"] = log_z(weights, conditions)
     return values

@@ -1,23 +1,22 @@
 """The run's configuration: every key a user can type, its default and its meaning, in exactly one place.
 
-A frozen, validated record. `dav_ray.recipe` builds it from YAML and overrides and words the mistakes that
-validation finds; `dav_ray.preflight` checks what needs a look at the disk.
+A frozen, validated record; the sections `search`, `mstep` and `roles` stand beside what they configure.
+`dav_ray.recipe` builds it from YAML and overrides and words the mistakes that validation finds; `dav_ray.preflight`
+checks what needs a look at the disk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from dav_ray.mstep.options import MStep
 from dav_ray.roles import UNUSED, Roles, free
+from dav_ray.search.options import Search
 from dav_ray.section import Section
-
-GEOMETRIC = re.compile(r"geometric\(\s*(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\)")
-ANCHORS = "current, pretrained or geometric(BETA) with 0 < BETA < 1"
 
 
 class Model(Section):
@@ -59,116 +58,6 @@ class Reward(Section):
     @property
     def label(self) -> str:
         return self.name or self.kind.rsplit(":", 1)[-1].rsplit(".", 1)[-1]
-
-
-class Search(Section):
-    kind: Literal["dav", "refine", "best_of_n", "none"] = Field(default="dav", description="E-step strategy")
-    candidates: int = Field(
-        default=4, ge=1, description="M: candidates per step (dav, refine), trajectories per accepted one (best_of_n)"
-    )
-    alpha: float = Field(default=0.005, gt=0, description="temperature of the tilt exp(r / alpha)")
-    gamma: float = Field(default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha")
-    gradient: bool = Field(
-        default=False,
-        description="tilt the proposal by the reward's gradient (needs a differentiable reward)",
-    )
-    anchor: str = Field(
-        default="current",
-        description="the law that is tilted: this round's model, the pretrained one, or a mixture of both",
-        json_schema_extra={"allowed": ANCHORS},
-    )
-    steps: int = Field(default=50, ge=2, description="T: sampling steps")
-    eta: float = Field(default=1.0, ge=0, le=1, description="DDIM eta; a search needs eta > 0")
-    guidance_scale: float = Field(
-        default=5.0, ge=0, description="classifier-free guidance; 1 = none (one network pass)"
-    )
-    trajectories: int = Field(default=64, ge=1, description="accepted trajectories per round")
-    chunk: int = Field(
-        default=32,
-        ge=1,
-        description="trajectories per work item: the unit of scheduling, retry and durability",
-    )
-    repeats: int = Field(default=8, ge=1, description="refine: how often a sample is re-noised and searched again")
-    depth: float = Field(default=0.25, gt=0, le=1, description="refine: how far back, as a share of T")
-    micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
-    decode_batch: int = Field(default=128, ge=1, description="largest number of states decoded to images at once")
-
-    @field_validator("anchor")
-    @classmethod
-    def _anchor(cls, value: str) -> str:
-        match = GEOMETRIC.fullmatch(value)
-        if value in ("current", "pretrained") or (match and 0 < float(match[1]) < 1):
-            return value
-        raise ValueError("unknown anchor")
-
-    @field_validator("eta")
-    @classmethod
-    def _stochastic(cls, value: float, info: ValidationInfo) -> float:
-        if value == 0 and info.data.get("kind", "none") != "none":
-            raise ValueError("a search needs a stochastic sampler; allowed: 0 < eta <= 1")
-        return value
-
-    @field_validator("gradient")
-    @classmethod
-    def _uses_gradient(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and (kind := info.data.get("kind", "dav")) not in ("dav", "refine"):
-            raise ValueError(f"{kind} uses no gradient; allowed: false, or true with search.kind = dav or refine")
-        return value
-
-    @property
-    def beta(self) -> float:
-        """Share of the pretrained model in the anchor: 0 current, 1 pretrained, BETA geometric."""
-        match = GEOMETRIC.fullmatch(self.anchor)
-        return float(match[1]) if match else float(self.anchor == "pretrained")
-
-
-class Lora(Section):
-    rank: int = Field(default=16, ge=1, description="rank of the adapters")
-    alpha: float = Field(default=16.0, gt=0, description="adapter scale is alpha / rank")
-    targets: tuple[str, ...] = Field(
-        default=("to_q", "to_k", "to_v", "to_out.0"),
-        description="names (suffixes) of the layers that get adapters",
-    )
-
-
-class MStep(Section):
-    parameters: Literal["lora", "full"] = Field(
-        default="lora", description="what is trained: adapters, or the full weights"
-    )
-    lora: Lora = Field(default_factory=Lora, description="adapters (parameters: lora)")
-    kl: float = Field(
-        default=0.01, ge=0, description="lambda: weight of the summed KL to the pretrained model; 0 = off"
-    )
-    learning_rate: float = Field(default=1e-3, gt=0, description="AdamW learning rate")
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay")
-    epochs: int = Field(default=1, ge=1, description="passes over a round's accepted trajectories")
-    batch_size: int = Field(
-        default=256, ge=1, description="transitions (x_t, x_{t-1}) per optimizer step, over all ranks"
-    )
-    micro_batch: int = Field(default=128, ge=1, description="transitions per forward and backward on one rank")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
-    weights: Literal["none", "trajectory"] = Field(
-        default="none",
-        description="W_i: none = 1 each (the paper); trajectory = exp(log W), mean 1 per condition",
-    )
-    candidates: Literal["winner", "all"] = Field(
-        default="winner",
-        description="which candidates of a step are fitted: the winner (the paper), or all with their softmax weights: "
-        "the same expectation at a fraction of the noise",
-    )
-    target: Literal["unmasked", "completed"] = Field(
-        default="unmasked",
-        description="masked: what a step fits: the tokens that it unmasked (the paper), or the winner's completed x_0 "
-        "at all masked positions (the authors' released variant)",
-    )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="autocast precision in training"
-    )
-    group: int = Field(
-        default=1,
-        ge=1,
-        description="chunks per group: the unit in which a round reaches the trainer's first epoch",
-    )
 
 
 class Evaluate(Section):
@@ -278,13 +167,9 @@ class Config(Section):
     @classmethod
     def _weights(cls, value: MStep, info: ValidationInfo) -> MStep:
         search = info.data.get("search")
-        if value.weights == "trajectory" and search and search.kind in ("best_of_n", "refine"):
-            what = "keeps the argmax" if search.kind == "best_of_n" else "chooses among whole samples"
-            raise ValueError(f"mstep.weights = trajectory: {search.kind} {what} and has no weights; allowed: none")
-        if value.weights == "trajectory" and search and search.kind == "none" and search.beta > 0:
+        if value.weights == "trajectory" and search and search.weightless:
             raise ValueError(
-                f"mstep.weights = trajectory: plain samples have weights for search.anchor = current only, "
-                f"not {search.anchor}; allowed: none"
+                f"mstep.weights = trajectory: {search.kind} {search.weightless} and has no weights; allowed: none"
             )
         if value.candidates == "all" and search and search.kind != "dav":
             raise ValueError(f"mstep.candidates = all: {search.kind} keeps no candidates; allowed: winner")

@@ -9,6 +9,7 @@ from dav_ray.config import Config
 from dav_ray.roles import Role
 from dav_ray.schedule import spans, training_groups
 
+STEPWISE = ("dav", "smc", "refine")  # strategies that tilt and weigh each step
 SPARE_CPUS = 1  # Ray Data's own tasks need one free, else the buffer waits for ever
 
 
@@ -53,7 +54,7 @@ def plan(config: Config) -> Plan:
         roles=_needs(config),
         evaluations=evaluations,
         backward_evaluations=sum(_lengths(config)) if search.gradient else 0,
-        reference_evaluations=sum(_lengths(config)) if search.kind in ("dav", "refine") and search.beta > 0 else 0,
+        reference_evaluations=sum(_lengths(config)) if search.kind in STEPWISE and search.beta > 0 else 0,
         network_passes=_passes(config),
         reward_calls=calls,
         chunks=ceil(search.trajectories / search.chunk),
@@ -122,6 +123,8 @@ def _per_sample(config: Config) -> tuple[int, int]:
 def _lengths(config: Config) -> list[int]:
     """Steps of each search that one accepted sample takes."""
     search = config.search
+    if search.kind == "smc":
+        return [search.steps] * search.particles
     again = max(1, round(search.depth * search.steps))
     return [search.steps, *(search.repeats * [again] if search.kind == "refine" else [])]
 

@@ -22,7 +22,7 @@ from dav_ray.mstep.mailbox import Job, ask
 from dav_ray.progress import Progress
 from dav_ray.run_files import RunLog
 from dav_ray.samples.base import sample_kind
-from dav_ray.schedule import spans, training_groups
+from dav_ray.schedule import round_prompts, spans, training_groups
 from dav_ray.search.actor import ChunkMeta
 from dav_ray.session import Session
 from dav_ray.storage import Storage
@@ -105,9 +105,9 @@ class Rounds:
         ]
 
     def _chunks(self) -> list[Chunk]:
-        """The round's work items. Prompts take turns, over rounds too, so that each is searched equally often."""
+        """The round's work items."""
         state, search = self._store.current, self._config.search
-        first = (state.round - 1) * search.trajectories
+        prompts = round_prompts(self._prompts, state.round, search.trajectories, together=search.kind == "smc")
         return [
             Chunk(
                 self._config.seed,
@@ -115,7 +115,7 @@ class Rounds:
                 index,
                 state.policy_version,
                 tuple(numbers),
-                tuple(self._prompts[(first + n) % len(self._prompts)] for n in numbers),
+                tuple(prompts[n] for n in numbers),
             )
             for index, numbers in enumerate(spans(search.trajectories, search.chunk))
         ]

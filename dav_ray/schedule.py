@@ -72,3 +72,10 @@ def training_groups(trajectories: int, chunk: int, group: int, ranks: int) -> li
     if len(groups) > 1 and sum(len(chunks[i]) for i in groups[-1]) < ranks:
         groups[-2:] = [groups[-2] + groups[-1]]
     return groups
+
+
+def round_prompts(prompts: Sequence[str], round: int, num: int, *, together: bool) -> list[str]:
+    """The prompt of each of a round's `num` trajectories. Prompts take turns, over rounds too, so that each is searched
+    equally often; `together`: the trajectories of a prompt stand side by side, so that chunks hold few prompts."""
+    order = [((round - 1) * num + n) % len(prompts) for n in range(num)]
+    return [prompts[i] for i in (sorted(order) if together else order)]

@@ -79,8 +79,9 @@ class Trajectories:
     sample: Tensor  # [B, ...] decoded x_0
     reward: Tensor  # [B] float64, r(x_0); may be -inf, never NaN
     log_weight: Tensor | None  # [B] float64, log W; None where the selection carries no valid weight
-    ess: Tensor  # [B] float64, effective number of candidates, mean over steps, in [1, M]
+    ess: Tensor  # [B] float64, effective number of candidates (smc: of particles), mean over steps
     cost: Cost  # of all B together
+    step_ess: Tensor | None = None  # [S, B] float64, the same at each step that has variance, from t = T down
 
 
 @dataclass(frozen=True)

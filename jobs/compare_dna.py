@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import dav_ray
-from dav_ray.config import Reward, Search
+from dav_ray.config import Reward
 from dav_ray.diffusion.families import pretrained
 from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.noise import KeyedNoise, PipelineNoise
@@ -28,6 +28,7 @@ from dav_ray.rewards.registry import build
 from dav_ray.run_files import read_run
 from dav_ray.samples.diversity import mean_edit_distance
 from dav_ray.search.base import strategy
+from dav_ray.search.options import Search
 from dav_ray.storage import open_storage
 from dav_ray.summary import read_metrics
 

@@ -33,6 +33,8 @@ from dav_ray.search.best_of_n import BestOfN
 from dav_ray.search.dav import Dav
 from dav_ray.search.none import NoSearch
 from dav_ray.search.refine import Refine
+from dav_ray.search.smc import Smc
+from dav_ray.search.svdd import Svdd
 from dav_ray.sequences import Alphabet
 from dav_ray.types import Trajectories, Transitions
 from tests.rewards.test_enformer import TINY, EnformerModel, filled, saved
@@ -378,6 +380,8 @@ STRATEGIES: dict[str, Search] = {
     "dav": Dav(3, 0.5, 0.9, gradient=False, beta=0.0),
     "dav, gradient, geometric anchor": Dav(3, 0.5, 0.9, gradient=True, beta=0.3, blend=True),
     "refine": Refine(Dav(3, 0.5, 0.9, gradient=False, beta=0.0), repeats=2, depth=0.5),
+    "smc, gradient": Smc(Dav(2, 0.5, 0.9, gradient=True, beta=0.0), particles=2, tempering="adaptive(0.7)"),
+    "svdd": Svdd(3, 0.5),
     "best_of_n": BestOfN(3),
     "none": NoSearch(0.5, 0.0),
 }
@@ -418,7 +422,10 @@ def test_search_returns_what_it_says(search: Search, model: tuple[Any, list[str]
     if found.targets is not None:  # of tokens, a blend holds a count of every letter
         assert found.targets.shape[: found.states.ndim] == found.states[1:].shape
     assert found.reward.dtype == found.ess.dtype == torch.float64
-    assert ((found.ess >= 1 - 1e-9) & (found.ess <= 3 + 1e-9)).all()
+    most = 4 if isinstance(search, Smc) else 3  # candidates; particles of two trajectories with one prompt
+    assert ((found.ess >= 1 - 1e-9) & (found.ess <= most + 1e-9)).all()
+    if found.step_ess is not None:
+        torch.testing.assert_close(found.step_ess.mean(0), found.ess)
     assert found.cost.reward > 0 and diffusion.cost.network - before.network == found.cost.network
     close(found.sample, diffusion.decode(found.states[-1], prompts))
     close(found.reward, judge(diffusion).score(found.sample, prompts))
@@ -439,13 +446,18 @@ def test_search_is_a_function_of_its_noise(search: Search, model: tuple[Any, lis
 
 
 def test_search_does_not_depend_on_the_chunk(search: Search, model: tuple[Any, list[str]]) -> None:
+    if isinstance(search, Smc):
+        pytest.skip("a chunk's particles of a prompt are one population")
     diffusion, prompts = model
     whole = search(diffusion, judge(diffusion), prompts, noise())
     halves = [search(diffusion, judge(diffusion), prompts[a : a + 2], noise(2, a)) for a in (0, 2)]
 
     assert halves[0].cost + halves[1].cost == whole.cost
     for name, tensor in parts(whole).items():
-        close(torch.cat([parts(half)[name] for half in halves], dim=int(name in ("states", "targets"))), tensor)
+        close(
+            torch.cat([parts(half)[name] for half in halves], dim=int(name in ("states", "targets", "step_ess"))),
+            tensor,
+        )
 
 
 @pytest.mark.parametrize("constant", [2.0, -64.0])

@@ -29,6 +29,8 @@ def config(reward: object = None, roles: dict | None = None, mstep: dict | None 
         ({"steps": 50, "candidates": 4, "gradient": True}, 246, 250),
         ({"steps": 50, "candidates": 1}, 50, 50),
         ({"kind": "best_of_n", "steps": 20, "candidates": 4}, 80, 4),
+        ({"kind": "smc", "steps": 50, "candidates": 1, "particles": 4}, 200, 200),
+        ({"kind": "svdd", "steps": 50, "candidates": 16}, 785, 800),
         ({"kind": "none", "steps": 20}, 20, 1),
     ],
 )
@@ -45,6 +47,7 @@ def test_evaluations_per_accepted_sample(search: dict, evaluations: int, reward_
         ({"anchor": "pretrained"}, 20),
         ({"anchor": "geometric(0.5)"}, 20),
         ({"anchor": "pretrained", "kind": "best_of_n"}, 0),
+        ({"anchor": "pretrained", "kind": "smc", "particles": 3}, 60),
     ],
 )
 def test_only_a_tilted_reference_costs_evaluations(search: dict, reference: int) -> None:

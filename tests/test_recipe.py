@@ -73,7 +73,7 @@ def test_an_entry_of_a_list_is_named_by_its_index_unless_it_is_alone(recipe: str
         ("search.eta=0", "search.eta = 0: a search needs a stochastic sampler; allowed: 0 < eta <= 1"),
         ("search.eta=2", "search.eta = 2: out of range; allowed: a number >= 0 and <= 1"),
         ("search.gradient=maybe", "search.gradient = maybe: wrong type; allowed: true or false"),
-        ("search.kind=dva", "search.kind = dva: unknown value; allowed: dav, refine, best_of_n or none"),
+        ("search.kind=dva", "search.kind = dva: unknown value; allowed: dav, smc, svdd, refine,"),
         (
             "search.anchor=geometric(1)",
             "search.anchor = geometric(1): unknown anchor; "
@@ -106,6 +106,10 @@ def test_an_entry_of_a_list_is_named_by_its_index_unless_it_is_alone(recipe: str
             "model.path = ${oc.env:DAV_UNSET}: the environment variable DAV_UNSET is",
         ),
         ("model.path=${nothing.here}", "model.path = ${nothing.here}: the reference can't be resolved ("),
+        (
+            "search.tempering=adaptive(1.5)",
+            "search.tempering = adaptive(1.5): unknown tempering; allowed: discount, linear or adaptive(SHARE) with",
+        ),
         ("search.alpha", "search.alpha: not an override; allowed: key.sub=value"),
         ("=3", "=3: not an override; allowed: key.sub=value"),
         ("search..alpha=3", "search..alpha=3: not an override; allowed: key.sub=value"),
@@ -120,13 +124,35 @@ def test_one_line_per_mistake(recipe: str, override: str, line: str) -> None:
 
 def test_rules_that_span_keys(recipe: str) -> None:
     assert lines(recipe, "search.kind=best_of_n", "search.gradient=true", "mstep.weights=trajectory") == [
-        "search.gradient = true: best_of_n uses no gradient; allowed: false, or true with search.kind = dav or refine"
+        "search.gradient = true: best_of_n uses no gradient; allowed: false, or true with search.kind = dav, smc or "
+        "refine"
     ]
     assert lines(recipe, "search.kind=best_of_n", "mstep.weights=trajectory") == [
         "mstep.weights = trajectory: best_of_n keeps the argmax and has no weights; allowed: none"
     ]
     assert lines(recipe, "search.kind=refine", "mstep.weights=trajectory") == [
         "mstep.weights = trajectory: refine chooses among whole samples and has no weights; allowed: none"
+    ]
+    assert lines(recipe, "search.choice=best", "mstep.weights=trajectory") == [
+        "mstep.weights = trajectory: dav keeps the best candidate (search.choice) and has no weights; allowed: none"
+    ]
+    assert lines(recipe, "search.ratio=mean", "mstep.weights=trajectory") == [
+        "mstep.weights = trajectory: dav averages log ratios (search.ratio) and has no weights; allowed: none"
+    ]
+    assert lines(recipe, "search.kind=none", "search.anchor=pretrained", "mstep.weights=trajectory") == [
+        "mstep.weights = trajectory: none samples the current model, not search.anchor = pretrained, and has no "
+        "weights; allowed: none"
+    ]
+    assert lines(recipe, "search.kind=svdd", "search.anchor=pretrained") == [
+        "search.anchor = pretrained: search.kind = svdd has no use for it; allowed: current, or search.kind = dav or "
+        "smc or refine or best_of_n or none"
+    ]
+    assert lines(recipe, "search.particles=4") == [
+        "search.particles = 4: search.kind = dav has no use for it; allowed: 1, or search.kind = smc"
+    ]
+    assert lines(recipe, "search.kind=smc", "search.choice=best") == [
+        "search.choice = best: search.kind = smc has no use for it; allowed: draw, or search.kind = dav or svdd or "
+        "refine"
     ]
     assert lines(recipe, "search.kind=refine", "mstep.candidates=all") == [
         "mstep.candidates = all: refine keeps no candidates; allowed: winner"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dav_ray.schedule import Exhausted, Schedule
+from dav_ray.schedule import Exhausted, Schedule, round_prompts
 
 
 def test_items_are_pulled_in_order_by_whoever_is_free() -> None:
@@ -64,3 +64,13 @@ def test_nothing_to_do_is_finished() -> None:
 
     assert schedule.finished
     assert schedule.next("w0") is None
+
+
+def test_prompts_take_turns_over_rounds() -> None:
+    rounds = [round_prompts(["a", "b", "c"], k, 4, together=False) for k in (1, 2, 3)]
+    assert rounds == [["a", "b", "c", "a"], ["b", "c", "a", "b"], ["c", "a", "b", "c"]]
+
+
+def test_particles_of_a_prompt_stand_side_by_side() -> None:
+    assert round_prompts(["b", "a"], 1, 5, together=True) == ["b", "b", "b", "a", "a"]
+    assert round_prompts(["b", "a"], 2, 5, together=True) == ["b", "b", "a", "a", "a"]

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dav_ray.config import MStep
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.errors import RunError
 from dav_ray.mstep.objective import Rows, accumulate, batches
+from dav_ray.mstep.options import MStep
 from dav_ray.noise import generator
 
 

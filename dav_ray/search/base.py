@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dav_ray.config import Search as SearchConfig
 from dav_ray.diffusion.base import Diffusion, Kernel
 from dav_ray.noise import KeyedNoise, Noise
+from dav_ray.search.options import Search as SearchConfig
 from dav_ray.types import Trajectories
 
 
@@ -44,11 +44,20 @@ def strategy(config: SearchConfig, *, blend: bool = False, complete: bool = Fals
     from dav_ray.search.dav import Dav
     from dav_ray.search.none import NoSearch
     from dav_ray.search.refine import Refine
+    from dav_ray.search.smc import Smc
+    from dav_ray.search.svdd import Svdd
 
-    dav = Dav(config.candidates, config.alpha, config.gamma, config.gradient, config.beta, blend, complete)
+    dav = Dav(
+        *(config.candidates, config.alpha, config.gamma, config.gradient, config.beta),
+        *(blend, complete, config.ratio, config.choice),
+    )
     match config.kind:
         case "dav":
             return dav
+        case "smc":
+            return Smc(dav, config.particles, config.resampling, config.resample_below, config.tempering)
+        case "svdd":
+            return Svdd(config.candidates, config.alpha, config.choice)
         case "refine":
             return Refine(dav, config.repeats, config.depth)
         case "best_of_n":

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dav_ray.diffusion.base import Diffusion, Kernel, Prediction
-from dav_ray.noise import KeyedNoise
+from dav_ray.noise import Draws, KeyedNoise
 from dav_ray.search.base import Scorer
 from dav_ray.search.reuse import Reuse
 from dav_ray.search.weights import choose, effective_size, logmeanexp, probabilities, value
@@ -28,6 +29,9 @@ class Dav:
     in the anchor p_theta^(1-beta) p_theta0^beta (0 current, 1 pretrained); blend: return targets that carry all
     candidates to the M-step; complete: return each winner's x0_hat as the target of its step.
 
+    ratio: log p_anchor - log q summed over dimensions, or their mean, as the authors' released code takes it; choice:
+    draw the candidate to keep, or take the best. With `mean` and `best` trajectories carry no weight.
+
     Network evaluations per trajectory: 1 + (T-1) M without gradient (the winner's prediction serves the next step),
     T + (T-1) M with it; T reference evaluations more where beta > 0. Fewer with a timeless network (`Reuse`).
     """
@@ -39,6 +43,8 @@ class Dav:
     beta: float
     blend: bool = False
     complete: bool = False
+    ratio: Literal["sum", "mean"] = "sum"
+    choice: Literal["draw", "best"] = "draw"
 
     @torch.no_grad()
     def __call__(
@@ -52,69 +58,76 @@ class Dav:
         self, diffusion: Diffusion, scorer: Scorer, x: Tensor, start: int, conditions: Sequence[str], noise: KeyedNoise
     ) -> Trajectories:
         """Search from the states x at step `start` on; the trajectories begin there, and so do their weights."""
-        before, calls, batch = diffusion.cost, 0, len(conditions)
+        before, calls = diffusion.cost, 0
+        front = Front.start(x)
         states, targets, sizes = [x], [], []
-        prediction: Prediction | None = None
-        log_weight = torch.zeros(batch, dtype=torch.float64)
-        kept = torch.zeros(batch, dtype=torch.float64)  # V(x_t) of the state that was kept; V(x_T) := 0
-        known: Known | None = None  # what is decoded of x, and its reward
+        log_weight = torch.zeros(len(conditions), dtype=torch.float64)
         for t in range(start, 0, -1):
             rng = noise.at(t - 1)
-            num = 1 if diffusion.deterministic(t) else self.candidates
-            prediction, q, scored = self._propose(diffusion, scorer, x, t, conditions, prediction)
-            candidates = q.sample(num, rng)
-            log_ratio = self._log_ratio(diffusion, prediction.kernel, q, candidates, x, t, conditions)
-            score = self._score_distinct if diffusion.timeless else self._score
-            parents = Parents(x, prediction, known, conditions)
-            children, found, asked = score(diffusion, scorer, parents, candidates, t - 1)
-            calls += asked + scored
-
-            v = value(found.reward.reshape(batch, num), self.alpha, self.gamma, t - 1)
-            log_w = v + log_ratio
-            row = torch.arange(batch) * num + choose(log_w, rng.uniform(()))
-            log_weight += logmeanexp(log_w) - kept
-            kept, known = v.flatten()[row], found.take(row)
+            step = self.expand(diffusion, scorer, front, t, conditions, rng, self.gamma ** (t - 1))
+            v = value(step.reward, self.alpha, self.gamma ** (t - 1), t - 1)
+            log_w = v + step.log_ratio
+            column = log_w.argmax(1) if self.choice == "best" else choose(log_w, rng.uniform(()))
+            log_weight += logmeanexp(log_w) - front.value
+            front, calls = step.keep(column, v), calls + step.calls
             if not diffusion.deterministic(t):
                 sizes.append(effective_size(log_w))
             if self.blend:
-                targets.append(q.blend(candidates, probabilities(log_w)) if num > 1 else candidates[:, 0])
+                targets.append(step.blend(log_w))
             elif self.complete:
-                targets.append(known.decoded)
-            row = row.to(x.device)
-            x = candidates.flatten(0, 1)[row]
-            prediction = children.take(row) if children else None
-            states.append(x)
-        assert known is not None
+                targets.append(front.decoded)
+            states.append(front.x)
+        step_ess = torch.stack(sizes) if sizes else None
         return Trajectories(
             torch.stack(states),
             torch.stack(targets) if targets else None,
-            known.decoded,
-            known.reward,
-            log_weight,
-            torch.stack(sizes).mean(0) if sizes else torch.ones(batch, dtype=torch.float64),
+            front.decoded,
+            front.reward,
+            log_weight if self.ratio == "sum" and self.choice == "draw" else None,
+            torch.ones_like(log_weight) if step_ess is None else step_ess.mean(0),
             diffusion.cost - before + Cost(reward=calls),
+            step_ess,
         )
+
+    def expand(
+        self,
+        diffusion: Diffusion,
+        scorer: Scorer,
+        front: Front,
+        t: int,
+        conditions: Sequence[str],
+        rng: Draws,
+        temper: float | Tensor,
+    ) -> Expansion:
+        """The candidates x_{t-1} of the states x_t, and what the choice among them needs. temper: of the gradient."""
+        prediction, q, asked = self._propose(diffusion, scorer, front, t, conditions, temper)
+        candidates = q.sample(1 if diffusion.deterministic(t) else self.candidates, rng)
+        log_ratio = self._log_ratio(diffusion, prediction.kernel, q, candidates, front.x, t, conditions)
+        score = self._score_distinct if diffusion.timeless else self._score
+        parents = Parents(front.x, prediction, front.known, conditions)
+        children, known, calls = score(diffusion, scorer, parents, candidates, t - 1)
+        return Expansion(candidates, q, log_ratio, children, known, asked + calls)
 
     def _propose(
         self,
         diffusion: Diffusion,
         scorer: Scorer,
-        x: Tensor,
+        front: Front,
         t: int,
         conditions: Sequence[str],
-        known: Prediction | None,
+        temper: float | Tensor,
     ) -> tuple[Prediction, Kernel, int]:
         """The prediction at x_t, the proposal q, and the number of reward calls this took."""
         if not self.gradient or diffusion.deterministic(t):
-            prediction = known or diffusion.predict(x, t, conditions)
+            prediction = front.prediction or diffusion.predict(front.x, t, conditions)
             return prediction, prediction.kernel, 0
         with torch.enable_grad():
-            leaf = diffusion.relax(x).detach().requires_grad_()
+            leaf = diffusion.relax(front.x).detach().requires_grad_()
             prediction = diffusion.predict(leaf, t, conditions)
             decoded = diffusion.decode(prediction.x0_hat, conditions)
         # dr/dsample may come from another process; the chain rule through decode and network is finished here.
         _, slope = scorer.score_and_grad(decoded.detach(), conditions)
-        scale = self.gamma ** (t - 1) / self.alpha
+        scale = torch.as_tensor(temper / self.alpha, dtype=slope.dtype).reshape(-1, *[1] * (slope.ndim - 1))
         (g,) = torch.autograd.grad(decoded, leaf, grad_outputs=(scale * slope).to(decoded))
         prediction = Prediction(prediction.kernel.detach(), diffusion.harden(prediction.x0_hat.detach()))
         return prediction, prediction.kernel.tilt(g), len(conditions)
@@ -138,7 +151,8 @@ class Dav:
         if self.beta > 0:
             pretrained = diffusion.predict(x, t, conditions, reference=True).kernel
             anchor += self.beta * pretrained.log_prob(candidates)
-        return (anchor - q.log_prob(candidates)).cpu()
+        log_ratio = (anchor - q.log_prob(candidates)).cpu()
+        return log_ratio if self.ratio == "sum" else log_ratio / x[0].numel()
 
     def _score(
         self, diffusion: Diffusion, scorer: Scorer, parents: Parents, candidates: Tensor, t: int
@@ -178,6 +192,70 @@ class Dav:
             decoded = diffusion.decode(fresh, names)
             known = Known(torch.cat([known.decoded, decoded]), torch.cat([known.reward, scorer.score(decoded, names)]))
         return children, known.take(reuse.source), calls
+
+
+@dataclass(frozen=True)
+class Front:
+    """Where B searches stand: their states x_t, and what is known of them. Rows can be taken, so that particles can be
+    resampled with all that belongs to them."""
+
+    x: Tensor
+    value: Tensor  # [B] float64, V(x_t) as it was when x_t was kept; V(x_T) := 0
+    prediction: Prediction | None  # None where nobody has evaluated x_t yet
+    known: Known | None  # None at x_T, which no step has scored
+
+    @classmethod
+    def start(cls, x: Tensor) -> Front:
+        return cls(x, torch.zeros(len(x), dtype=torch.float64), None, None)
+
+    @property
+    def decoded(self) -> Tensor:
+        assert self.known is not None, "x_T is not scored"
+        return self.known.decoded
+
+    @property
+    def reward(self) -> Tensor:
+        assert self.known is not None, "x_T is not scored"
+        return self.known.reward
+
+    def take(self, rows: Tensor) -> Front:
+        """The searches of the chosen rows [B'] int64."""
+        on_device = rows.to(self.x.device)
+        return Front(
+            self.x[on_device],
+            self.value[rows],
+            self.prediction.take(on_device) if self.prediction else None,
+            self.known.take(rows) if self.known else None,
+        )
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The M candidates of B states, before one is kept; flat fields hold a state's candidates side by side."""
+
+    candidates: Tensor  # [B, M, *event]
+    proposal: Kernel
+    log_ratio: Tensor  # [B, M] float64, log p_anchor - log q
+    children: Prediction | None  # of the candidates, flat; None at t = 0
+    known: Known  # flat
+    calls: int  # of the reward
+
+    @property
+    def reward(self) -> Tensor:
+        """[B, M] float64."""
+        return self.known.reward.reshape(self.log_ratio.shape)
+
+    def keep(self, column: Tensor, v: Tensor) -> Front:
+        """One candidate per state: column [B] int64, v [B, M] their values."""
+        batch, num = self.log_ratio.shape
+        rows = torch.arange(batch) * num + column
+        return Front(self.candidates.flatten(0, 1), v.flatten(), self.children, self.known).take(rows)
+
+    def blend(self, log_w: Tensor) -> Tensor:
+        """All candidates as one target of the M-step (`Kernel.blend`)."""
+        if self.candidates.shape[1] == 1:
+            return self.candidates[:, 0]
+        return self.proposal.blend(self.candidates, probabilities(log_w))
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,18 @@ from torch import Tensor
 # How far a candidate whose guess x0_hat is infeasible stands below the worst feasible one of its step, in nats. A guess
 # is no verdict: with a gap much larger the few that turn out well would carry all of E[W].
 INFEASIBLE_GAP = 3.0
+HUGE = 1e300  # where r / alpha ends, so that an alpha next to nothing still gives numbers
 
 
-def value(reward: Tensor, alpha: float, gamma: float, t: int) -> Tensor:
-    """V(x_t) = gamma^t r(x0_hat(x_t)) / alpha (arXiv 2510.00502), reward and V [B, M]; V(x_0) = r(x_0) / alpha.
+def value(reward: Tensor, alpha: float, temper: float | Tensor, t: int) -> Tensor:
+    """V(x_t) = temper r(x0_hat(x_t)) / alpha, reward and V [B, M]; temper in [0, 1]: gamma^t in DAV (arXiv 2510.00502),
+    or [B, 1]; 1 at t = 0.
 
-    For t >= 1 it is finite: minus infinity becomes the row's least finite value less `INFEASIBLE_GAP`, or 0 where all
+    For t >= 1 V is finite: minus infinity becomes the row's least finite value less `INFEASIBLE_GAP`, or 0 where all
     are infeasible. Any finite number keeps log W proper, since the same one is subtracted again.
     """
-    v = gamma**t * reward.double() / alpha
-    dead = torch.isneginf(v)
+    dead = torch.isneginf(reward)
+    v = torch.where(dead, -torch.inf, temper * (reward.double() / alpha).clamp(-HUGE, HUGE))
     if t == 0 or not bool(dead.any()):
         return v
     least = torch.where(dead, torch.inf, v).amin(dim=1, keepdim=True) - INFEASIBLE_GAP
@@ -42,10 +44,16 @@ def probabilities(log_w: Tensor) -> Tensor:
 
 def choose(log_w: Tensor, u: Tensor) -> Tensor:
     """One index per row drawn from softmax(log_w) by inversion of u [B] in [0, 1). log_w [B, M] -> [B] int64."""
-    cumulative = probabilities(log_w).cumsum(dim=1)
-    # scaled by the last entry, so that rounding can never choose past the end
-    index = torch.searchsorted(cumulative, u.double().unsqueeze(1) * cumulative[:, -1:], right=True)
-    return index.squeeze(1).clamp_max(log_w.shape[1] - 1)
+    return invert(probabilities(log_w), u.unsqueeze(1)).squeeze(1)
+
+
+def invert(weights: Tensor, points: Tensor) -> Tensor:
+    """Where points [..., K] in [0, 1] fall among weights [..., N] laid end to end: [..., K] int64; never on a weight of
+    zero, whatever rounding does."""
+    cumulative = weights.double().cumsum(-1)
+    end = cumulative[..., -1:]
+    inside = torch.minimum(points.double() * end, torch.nextafter(end, torch.zeros_like(end)))
+    return torch.searchsorted(cumulative, inside.contiguous(), right=True)
 
 
 def effective_size(log_w: Tensor) -> Tensor:
@@ -55,13 +63,25 @@ def effective_size(log_w: Tensor) -> Tensor:
     return torch.where(torch.isneginf(log_w).all(dim=1), torch.zeros_like(size), size)
 
 
-def normalise(log_weight: Sequence[float], conditions: Sequence[str]) -> list[float]:
-    """W_i with mean 1 within each condition, from log W_i; a condition whose weights are all zero stays at zero."""
-    weights = [0.0] * len(log_weight)
+def log_z(log_weight: Sequence[float], conditions: Sequence[str]) -> float:
+    """log Z_hat: within each condition the log of the mean weight, E[W] = Z; their mean over conditions."""
+    groups = by_condition(conditions).values()
+    means = [logmeanexp(torch.tensor([[log_weight[i] for i in rows]])) for rows in groups]
+    return float(torch.stack(means).mean())
+
+
+def by_condition(conditions: Sequence[str]) -> dict[str, list[int]]:
+    """The rows of each condition, in the order in which conditions appear."""
     groups: dict[str, list[int]] = {}
     for i, condition in enumerate(conditions):
         groups.setdefault(condition, []).append(i)
-    for rows in groups.values():
+    return groups
+
+
+def normalise(log_weight: Sequence[float], conditions: Sequence[str]) -> list[float]:
+    """W_i with mean 1 within each condition, from log W_i; a condition whose weights are all zero stays at zero."""
+    weights = [0.0] * len(log_weight)
+    for rows in by_condition(conditions).values():
         top = max(log_weight[i] for i in rows)
         if top == -math.inf:
             continue

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dav_ray.config import MStep
 from dav_ray.mstep.fit import Fitter, pad
 from dav_ray.mstep.objective import Rows
+from dav_ray.mstep.options import MStep
 from dav_ray.noise import KeyedNoise
 from dav_ray.problems.base import scorer
 from dav_ray.problems.enumerable import INDEX, MASK, Scores, letters, model

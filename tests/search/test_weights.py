@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dav_ray.search.weights import INFEASIBLE_GAP, choose, effective_size, logmeanexp, normalise, value
+from dav_ray.search.weights import INFEASIBLE_GAP, choose, effective_size, log_z, logmeanexp, normalise, value
 
 INF = math.inf
 
@@ -20,7 +20,7 @@ def table(*rows: list[float]) -> Tensor:
 @pytest.mark.parametrize("t", [0, 1, 2, 5])
 def test_value_is_the_discounted_reward_over_alpha(t: int) -> None:
     reward = torch.tensor([[2.0, -3.0], [0.0, -1e12]])
-    v = value(reward, alpha=0.5, gamma=0.9, t=t)
+    v = value(reward, alpha=0.5, temper=0.9**t, t=t)
 
     assert v.dtype == torch.float64
     assert v.flatten().tolist() == pytest.approx([4 * 0.9**t, -6 * 0.9**t, 0.0, -2e12 * 0.9**t], rel=1e-6)
@@ -30,7 +30,7 @@ def test_only_the_value_of_the_last_state_may_be_infinite() -> None:
     """Before it, an infeasible guess stands a fixed gap below the worst feasible one of its own row."""
     reward = table([-INF, -2.0, 1.0], [-INF, -INF, 1e3], [-INF, -INF, -INF], [0.5, 4.0, 3.0])
 
-    assert value(reward, 0.5, 0.9, 0).tolist() == (2 * reward).tolist()
+    assert value(reward, 0.5, 1.0, 0).tolist() == (2 * reward).tolist()
     assert value(reward, 0.5, 0.9, 1).tolist() == [
         pytest.approx([-3.6 - INFEASIBLE_GAP, -3.6, 1.8]),
         pytest.approx([1800 - INFEASIBLE_GAP, 1800 - INFEASIBLE_GAP, 1800]),
@@ -43,7 +43,7 @@ def test_only_the_value_of_the_last_state_may_be_infinite() -> None:
 def test_a_constant_moves_every_value_alike(constant: float) -> None:
     """An infeasible guess moves with its row, so that choices see no constant. A row without a feasible one is 0."""
     reward = table([-INF, -2.0, 1.0], [5.0, -INF, -INF])
-    moved = value(reward + constant, 0.5, 0.9, 2) - value(reward, 0.5, 0.9, 2)
+    moved = value(reward + constant, 0.5, 0.81, 2) - value(reward, 0.5, 0.81, 2)
 
     assert moved.flatten().tolist() == pytest.approx([0.81 * constant / 0.5] * 6)
 
@@ -103,3 +103,26 @@ def test_normalise_gives_mean_one_within_each_condition() -> None:
 
 def test_a_condition_without_any_weight_stays_at_zero() -> None:
     assert normalise([-INF, -INF, 5.0], ["a", "a", "b"]) == [0.0, 0.0, 1.0]
+
+
+def test_log_z_is_the_log_of_the_mean_weight_of_each_condition() -> None:
+    """Not the mean of log weights, which is biased down."""
+    found = log_z([math.log(1), math.log(4), math.log(3), -INF], ["a", "b", "a", "b"])
+    assert found == pytest.approx((math.log(2) + math.log(2)) / 2)
+    assert log_z([-INF, 1.0], ["a", "b"]) == -INF
+
+
+@pytest.mark.parametrize("temper", [0.0, 1.0])
+def test_an_alpha_next_to_nothing_or_to_infinity_gives_numbers(temper: float) -> None:
+    """V stays finite, so that the best is chosen, or nobody."""
+    reward = table([-2.0, 1.0, 3.0, -INF])
+    tiny, huge = value(reward, 5e-324, temper, 1), value(reward, 1e308, temper, 1)
+    assert torch.isfinite(tiny).all() and torch.isfinite(huge).all()
+    assert effective_size(huge[:, :3]).item() == pytest.approx(3)
+    if temper:
+        assert all(choose(tiny, torch.tensor([u])).item() in (1, 2) for u in (0.0, 0.3, 1 - 1e-16))
+
+
+def test_rounding_never_chooses_a_weight_of_zero() -> None:
+    for u in (0.0, 1 - 2**-53):
+        assert choose(table([-INF, 0.0, -INF]), torch.tensor([u], dtype=torch.float64)).item() == 1

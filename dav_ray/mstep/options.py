@@ -1,0 +1,58 @@
+"""The configuration's section `mstep`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dav_ray.section import Section
+
+
+class Lora(Section):
+    rank: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: float = Field(default=16.0, gt=0, description="adapter scale is alpha / rank")
+    targets: tuple[str, ...] = Field(
+        default=("to_q", "to_k", "to_v", "to_out.0"),
+        description="names (suffixes) of the layers that get adapters",
+    )
+
+
+class MStep(Section):
+    parameters: Literal["lora", "full"] = Field(
+        default="lora", description="what is trained: adapters, or the full weights"
+    )
+    lora: Lora = Field(default_factory=Lora, description="adapters (parameters: lora)")
+    kl: float = Field(
+        default=0.01, ge=0, description="lambda: weight of the summed KL to the pretrained model; 0 = off"
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, description="AdamW learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay")
+    epochs: int = Field(default=1, ge=1, description="passes over a round's accepted trajectories")
+    batch_size: int = Field(
+        default=256, ge=1, description="transitions (x_t, x_{t-1}) per optimizer step, over all ranks"
+    )
+    micro_batch: int = Field(default=128, ge=1, description="transitions per forward and backward on one rank")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
+    weights: Literal["none", "trajectory"] = Field(
+        default="none",
+        description="W_i: none = 1 each (the paper); trajectory = exp(log W), mean 1 per condition",
+    )
+    candidates: Literal["winner", "all"] = Field(
+        default="winner",
+        description="which candidates of a step are fitted: the winner (the paper), or all with their softmax weights: "
+        "the same expectation at a fraction of the noise",
+    )
+    target: Literal["unmasked", "completed"] = Field(
+        default="unmasked",
+        description="masked: what a step fits: the tokens that it unmasked (the paper), or the winner's completed x_0 "
+        "at all masked positions (the authors' released variant)",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="autocast precision in training"
+    )
+    group: int = Field(
+        default=1,
+        ge=1,
+        description="chunks per group: the unit in which a round reaches the trainer's first epoch",
+    )

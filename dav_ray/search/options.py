@@ -1,0 +1,148 @@
+"""The configuration's section `search`."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from dav_ray.section import Section
+
+GEOMETRIC = re.compile(r"geometric\(\s*(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\)")
+ADAPTIVE = re.compile(r"adaptive\(\s*(\d*\.?\d+)\s*\)")
+TEMPERINGS = "discount, linear or adaptive(SHARE) with 0 < SHARE < 1"
+ANCHORS = "current, pretrained or geometric(BETA) with 0 < BETA < 1"
+
+
+class Search(Section):
+    kind: Literal["dav", "smc", "svdd", "refine", "best_of_n", "none"] = Field(
+        default="dav",
+        description="E-step strategy: dav, smc = dav with resampling across the particles of a prompt, svdd = dav "
+        "without tilt, ratio and discount, refine = re-noise and search again, best_of_n, none = plain samples",
+    )
+    candidates: int = Field(
+        default=4, ge=1, description="M: candidates per step and trajectory; best_of_n: trajectories per accepted one"
+    )
+    alpha: float = Field(default=0.005, gt=0, description="temperature of the tilt exp(r / alpha)")
+    gamma: float = Field(default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha")
+    gradient: bool = Field(
+        default=False,
+        description="tilt the proposal by the reward's gradient (needs a differentiable reward)",
+    )
+    anchor: str = Field(
+        default="current",
+        description="the law that is tilted: this round's model, the pretrained one, or a mixture of both",
+        json_schema_extra={"allowed": ANCHORS},
+    )
+    steps: int = Field(default=50, ge=2, description="T: sampling steps")
+    eta: float = Field(default=1.0, ge=0, le=1, description="DDIM eta; a search needs eta > 0")
+    guidance_scale: float = Field(
+        default=5.0, ge=0, description="classifier-free guidance; 1 = none (one network pass)"
+    )
+    trajectories: int = Field(default=64, ge=1, description="accepted trajectories per round")
+    chunk: int = Field(
+        default=32,
+        ge=1,
+        description="trajectories per work item: the unit of scheduling, retry and durability",
+    )
+    ratio: Literal["sum", "mean"] = Field(
+        default="sum",
+        description="log-density ratio of a candidate: summed over dimensions, or averaged, as the authors' released "
+        "code does; an averaged one leaves no valid trajectory weight",
+    )
+    choice: Literal["draw", "best"] = Field(
+        default="draw",
+        description="the candidate that is kept: drawn from softmax(log w), or the best (SVDD's alpha -> 0), which "
+        "leaves no valid trajectory weight",
+    )
+    particles: int = Field(default=1, ge=1, description="smc: particles per accepted trajectory")
+    resampling: Literal["systematic", "stratified", "ssp"] = Field(
+        default="systematic", description="smc: resampling scheme"
+    )
+    resample_below: float = Field(
+        default=0.5, ge=0, le=1, description="smc: resample where fewer of the particles are effective; 1 = every step"
+    )
+    tempering: str = Field(
+        default="discount",
+        description="smc: how V(x_t) grows to r / alpha: by gamma^t, by 1 - t/T, or as fast as keeps that share of the "
+        "particles effective",
+        json_schema_extra={"allowed": TEMPERINGS},
+    )
+    repeats: int = Field(default=8, ge=1, description="refine: how often a sample is re-noised and searched again")
+    depth: float = Field(default=0.25, gt=0, le=1, description="refine: how far back, as a share of T")
+    warm_start: Literal["own", "resampled", "off"] = Field(
+        default="own",
+        description="refine: go on from the last round's samples of the same prompt, each trajectory from one of them "
+        "(own) or drawn by softmax(r / alpha) (resampled); off = every round starts afresh",
+    )
+    micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
+    decode_batch: int = Field(default=128, ge=1, description="largest number of states decoded to images at once")
+
+    @field_validator("anchor")
+    @classmethod
+    def _anchor(cls, value: str) -> str:
+        match = GEOMETRIC.fullmatch(value)
+        if value in ("current", "pretrained") or (match and 0 < float(match[1]) < 1):
+            return value
+        raise ValueError("unknown anchor")
+
+    @field_validator("tempering")
+    @classmethod
+    def _tempering(cls, value: str) -> str:
+        match = ADAPTIVE.fullmatch(value)
+        if value in ("discount", "linear") or (match and 0 < float(match[1]) < 1):
+            return value
+        raise ValueError("unknown tempering")
+
+    @field_validator("eta")
+    @classmethod
+    def _stochastic(cls, value: float, info: ValidationInfo) -> float:
+        if value == 0 and info.data.get("kind", "none") != "none":
+            raise ValueError("a search needs a stochastic sampler; allowed: 0 < eta <= 1")
+        return value
+
+    @field_validator("gradient")
+    @classmethod
+    def _uses_gradient(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and (kind := info.data.get("kind", "dav")) not in ("dav", "smc", "refine"):
+            raise ValueError(f"{kind} uses no gradient; allowed: false, or true with search.kind = dav, smc or refine")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> Search:
+        """Keys that would be ignored or make no sense where another strategy is chosen. ValueError names the first."""
+        allowed = {
+            "anchor": ("current", ("dav", "smc", "refine", "best_of_n", "none")),
+            "ratio": ("sum", ("dav", "refine")),
+            "choice": ("draw", ("dav", "svdd", "refine")),
+            "particles": (1, ("smc",)),
+            "resampling": ("systematic", ("smc",)),
+            "resample_below": (0.5, ("smc",)),
+            "tempering": ("discount", ("smc",)),
+            "warm_start": ("own", ("refine",)),
+        }
+        for key, (default, kinds) in allowed.items():
+            if getattr(self, key) != default and self.kind not in kinds:
+                raise ValueError(
+                    f"search.{key} = {getattr(self, key)}: search.kind = {self.kind} has no use for it; "
+                    f"allowed: {default}, or search.kind = {' or '.join(kinds)}"
+                )
+        return self
+
+    @property
+    def weightless(self) -> str:
+        """Why accepted trajectories carry no valid weight; nothing where they do."""
+        if self.kind in ("best_of_n", "refine"):
+            return "keeps the argmax" if self.kind == "best_of_n" else "chooses among whole samples"
+        if self.kind == "none" and self.beta > 0:
+            return f"samples the current model, not search.anchor = {self.anchor},"
+        if self.choice == "best":
+            return "keeps the best candidate (search.choice)"
+        return "averages log ratios (search.ratio)" if self.ratio == "mean" else ""
+
+    @property
+    def beta(self) -> float:
+        """Share of the pretrained model in the anchor: 0 current, 1 pretrained, BETA geometric."""
+        match = GEOMETRIC.fullmatch(self.anchor)
+        return float(match[1]) if match else float(self.anchor == "pretrained")
