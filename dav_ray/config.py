@@ -124,18 +124,20 @@ class Config(Section):
     )
 
     def identity(self) -> str:
-        """sha256 of everything that results depend on; what `free` names may change when a run is continued."""
-        fixed = self.model_dump(mode="json")
+        """sha256 of everything that results depend on; what `free` names may change when a run is continued. Defaults
+        are left out, so that a run goes on under a release that has keys of which it knew nothing."""
+        fixed = self.model_dump(mode="json", exclude_defaults=True)
         for key in free():
             *sections, last = key.split(".")
             node = fixed
             for section in sections:
-                node = node[section]
-            del node[last]
-        for part in (fixed["model"], fixed["evaluate"], *fixed["reward"], *fixed["evaluate"]["heldout"]):
+                node = node.get(section, {})
+            node.pop(last, None)
+        judged = fixed.get("evaluate", {})
+        for part in (fixed["model"], judged, *fixed["reward"], *judged.get("heldout", ())):
             for key in UNUSED:
                 part.pop(key, None)
-        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(_without_empty(fixed), sort_keys=True).encode()).hexdigest()
 
     @model_validator(mode="before")
     @classmethod
@@ -210,6 +212,14 @@ class Config(Section):
                 f"allowed: at most {group}, or larger search.trajectories, search.chunk or mstep.group"
             )
         return value
+
+
+def _without_empty(node: Any) -> Any:
+    """A section of which nothing is left counts as one that was never there."""
+    if isinstance(node, dict):
+        kept = {key: _without_empty(value) for key, value in node.items()}
+        return {key: value for key, value in kept.items() if value != {}}
+    return [_without_empty(value) for value in node] if isinstance(node, list) else node
 
 
 def _with_own_names(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:

@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 
 from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.keys import allowed, nearest_key, required_below, show
+from dav_ray.keys import allowed, field_of, nearest_key, required_below, show
 from dav_ray.roles import UNUSED, free
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -72,13 +72,16 @@ def shipped() -> list[str]:
 def differing_keys(stored: str, given: str) -> list[str]:
     """One line per key that differs between two stored configurations, with both values.
 
-    Keys that may change when a run is continued (`config.free`: resources, deadlines, trackers) are left out.
+    Keys that may change when a run is continued (`config.free`: resources, deadlines, trackers) are left out. A key of
+    which a release that stored one of them knew nothing counts as its default.
     """
     old, new = (dict(_flat(OmegaConf.to_container(OmegaConf.create(text)))) for text in (stored, given))
     absent, may_change = object(), free()
     lines = []
     for key in [*new, *(key for key in old if key not in new)]:
-        was, now = (values.get(key, absent) for values in (old, new))
+        field = field_of(key)
+        default = field.default if field and isinstance(field.default, str | int | float | None) else absent
+        was, now = (values.get(key, default) for values in (old, new))
         unused = key.rpartition(".")[2] in UNUSED and ".args." not in key
         if was != now and not unused and not any(key == free or key.startswith(f"{free}.") for free in may_change):
             words = ["not set" if value is absent else show(value) for value in (was, now)]

@@ -136,3 +136,16 @@ def test_doctor_sums_over_the_cluster() -> None:
         "21 CPU needed, 1 of it free for Ray Data; the cluster has 20": False,
         "3 GPU needed; the cluster has 1": False,
     }
+
+
+def test_a_run_is_the_same_under_a_release_with_more_keys() -> None:
+    """What is at its default counts as if it were not there, also where all of a section is; anything else does not."""
+    base = config(steps=20)
+    for same in (
+        config(steps=20, particles=1),
+        config(steps=20, roles={"search": {"cpus": 2}}),
+        config(steps=20, eta=1),
+    ):
+        assert same.identity() == base.identity()
+    for other in (config(steps=21), config(steps=20, choice="best"), config(steps=20, mstep={"kl": 0.0})):
+        assert other.identity() != base.identity()

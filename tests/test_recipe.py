@@ -239,6 +239,12 @@ def test_differing_keys(recipe: str) -> None:
     stored = load(recipe).yaml
     free = ["roles.search.replicas=9", "roles.reward.gpus=1", "track.kinds=[wandb]"]
     assert differing_keys(stored, load(recipe, free).yaml) == []
+    older = "".join(line for line in stored.splitlines(keepends=True) if "particles:" not in line)
+    assert older != stored and differing_keys(older, stored) == []  # stored by a release that had no such key
+    assert differing_keys(older, load(recipe, ["search.kind=smc", "search.particles=3"]).yaml) == [
+        "search.kind: was dav, now smc",
+        "search.particles: was 1, now 3",
+    ]
     changed = ["search.alpha=1", "prompts=[x]", "reward.args.k=1", "roles.train.replicas=2"]
     assert differing_keys(stored, load(recipe, changed).yaml) == [
         'prompts: was ["cat", "dog"], now ["x"]',
