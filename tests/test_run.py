@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -187,11 +188,16 @@ def test_a_run_in_an_object_store_gives_the_same_shards(folder: Path, whole: Pat
 
 
 def test_streaming_into_the_trainer_changes_no_bit(folder: Path) -> None:
-    groups = str(recipe(folder, rounds=1))
+    """With a search whose particles share a chunk: each prompt's trajectories carry its own log Z_hat."""
+    groups, smc = str(recipe(folder, rounds=1)), ("search.kind=smc", "search.particles=2", "mstep.group=1")
     for overlap in ("none", "stream"):
-        finish(start(folder, groups, "mstep.group=1", f"overlap={overlap}", *SMALL, "--run-dir", overlap), 0)
+        finish(start(folder, groups, *smc, f"overlap={overlap}", *SMALL, "--run-dir", overlap), 0)
     assert shards(folder / "stream") == shards(folder / "none")
     assert weights(folder / "stream", 1) == weights(folder / "none", 1)
+    rows = pa.concat_tables([pq.read_table(path) for path in sorted((folder / "none/buffer").rglob("*.parquet"))])
+    pairs = set(zip(*(rows.column(name).to_pylist() for name in ("chunk", "condition", "log_weight")), strict=True))
+    assert rows.column("condition").to_pylist() == ["a"] * 3 + ["b"] * 2 + ["c"] * 2
+    assert len(pairs) == len({pair[:2] for pair in pairs}) == 4
 
 
 def test_gradients_full_weights_and_trajectory_weights(folder: Path) -> None:
