@@ -19,7 +19,7 @@ LABELLED_POINTS = 15  # more labels than this run into each other
 
 SINGLE = (  # metric, title, axis title with unit
     ("heldout/kl", "KL to the pretrained model", "KL (nats per trajectory)"),
-    ("search/ess", "E-step: effective number of candidates", "ESS (candidates)"),
+    ("search/ess", "E-step: effective number of candidates (smc: of particles)", "ESS"),
     ("mstep/nll", "M-step: negative log-likelihood", "NLL (nats)"),
     ("mstep/kl", "M-step: KL term", "KL (nats)"),
     ("mstep/grad_norm", "M-step: gradient norm", "gradient norm (before clipping)"),
