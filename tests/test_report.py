@@ -176,7 +176,11 @@ def test_charts_have_titles_axes_and_values(tmp_path: Path) -> None:
     run = load(make_run(tmp_path))
     charts = {chart.figure["layout"]["title"]["text"]: chart.figure for chart in curves(run)}
     assert list(charts)[:3] == ["Reward: jpeg_compressibility", "Held out: legibility", "Diversity"]
-    assert {"E-step: effective number of candidates", "Time per round", "M-step: gradient norm"} <= set(charts)
+    assert {
+        "E-step: effective number of candidates (smc: of particles)",
+        "Time per round",
+        "M-step: gradient norm",
+    } <= set(charts)
     for figure in charts.values():
         assert figure["layout"]["xaxis"]["title"]["text"] == "round"
         assert figure["layout"]["yaxis"]["title"]["text"]
