@@ -1,9 +1,12 @@
-"""Runs a `Schedule` of work items on search actors: pull, retry of what a lost worker had, deadlines."""
+"""Runs a `Schedule` of work items on search actors: pull, retry of what a lost worker had, deadlines.
+
+A worker that is not there yet, or was lost, gets work once it answers: pools may grow and shrink within a round.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +34,16 @@ class _Running:
     since: float
 
 
+@dataclass
+class _Away:
+    """A worker from which an answer is awaited."""
+
+    ping: Any
+    asked: float
+    since: float
+    new: bool  # it was never there
+
+
 class Dispatcher:
     """Keeps the workers busy. A method call returns two results: a table, left in the object store, and its meta."""
 
@@ -39,8 +52,14 @@ class Dispatcher:
     ) -> None:
         self._workers, self._run_dir, self._log = workers, run_dir, log
         self._timeout_s, self._restart_timeout_s = timeout_s, restart_timeout_s
-        self._lost: dict[str, tuple[Any, float, float]] = {}  # worker -> (ping, asked at, lost at)
+        self._away: dict[str, _Away] = {}
+        self._stale: dict[Any, str] = {}  # results that another worker gave earlier -> who still works on them
         self.busy_s = 0.0
+
+    def expect(self, names: Iterable[str]) -> None:
+        """These workers have not answered yet; they get work once they do."""
+        for name in names:
+            self._await(name, time.monotonic(), new=True)
 
     def run(
         self,
@@ -48,12 +67,15 @@ class Dispatcher:
         items: Sequence[Item],
         on_result: Callable[[Item, Any, Any], None],
         tick: Callable[[], None] = lambda: None,
+        *,
+        in_order: bool = False,
     ) -> None:
-        """Calls `method` of some worker with every item. on_result(item, table reference, meta) in order of arrival.
+        """Calls `method` of some worker with every item. on_result(item, table reference, meta) in order of arrival;
+        in_order: whoever consumes them waits for the first open item.
 
         Raises what a data failure raised; RunError for a worker that never answers or an item that is lost too often.
         """
-        schedule = Schedule(items, ATTEMPTS)
+        schedule = Schedule(items, ATTEMPTS, in_order=in_order)
         running: dict[Any, _Running] = {}
         while not schedule.finished:
             check()
@@ -64,16 +86,23 @@ class Dispatcher:
             for ref in ready:
                 self._collect(schedule, running.pop(ref), ref, on_result)
             self._check_deadlines(running)
-            self._probe_lost()
+            self._probe_away()
             tick()
+        self._stale |= {ref: entry.worker for ref, entry in running.items()}
 
     def _hand_out(self, schedule: Schedule[Any], running: dict[Any, _Running], method: str) -> None:
-        occupied = {entry.worker for entry in running.values()} | set(self._lost)
+        done, _ = ray.wait(list(self._stale), num_returns=len(self._stale), timeout=0) if self._stale else ([], [])
+        for ref in done:
+            del self._stale[ref]
+        occupied = {entry.worker for entry in running.values()} | set(self._stale.values()) | set(self._away)
         for name, actor in self._workers.items():
-            if name in occupied or (item := schedule.next(name)) is None:
+            now = time.monotonic()
+            if name in occupied or (item := schedule.next(name, now)) is None:
                 continue
             table, meta = getattr(actor, method).remote(item)
-            running[meta] = _Running(name, item, table, time.monotonic())
+            if any(entry.item is item for entry in running.values()):
+                self._log.event("doubled", worker=name, item=item.name)
+            running[meta] = _Running(name, item, table, now)
 
     def _collect(self, schedule: Schedule[Any], entry: _Running, ref: Any, on_result: Callable[..., None]) -> None:
         try:
@@ -83,36 +112,42 @@ class Dispatcher:
             return
         except exceptions.RayTaskError as error:
             raise _data_failure(entry, unwrap(error)) from error
-        self.busy_s += time.monotonic() - entry.since
-        schedule.complete(entry.worker)
-        on_result(entry.item, entry.table, meta)
+        now = time.monotonic()
+        self.busy_s += now - entry.since
+        if schedule.complete(entry.worker, now):
+            on_result(entry.item, entry.table, meta)
 
     def _lose(self, schedule: Schedule[Any], entry: _Running, error: BaseException) -> None:
         now = time.monotonic()
         self._log.event("worker_lost", worker=entry.worker, item=entry.item.name, cause=type(error).__name__)
         try:
-            schedule.lost(entry.worker)
+            again = schedule.lost(entry.worker)
         except Exhausted as exhausted:
             raise RunError("search", f"chunk {entry.item.name} was {exhausted} by its workers") from error
-        self._log.event("requeued", item=entry.item.name)
-        self._lost[entry.worker] = (self._workers[entry.worker].ready.remote(self._run_dir), now, now)
+        if again is not None:
+            self._log.event("requeued", item=entry.item.name)
+        self._await(entry.worker, now, new=False)
 
-    def _probe_lost(self) -> None:
-        """Workers that Ray restarts come back when they answer."""
+    def _await(self, name: str, since: float, *, new: bool) -> None:
+        ping = self._workers[name].ready.remote(self._run_dir)
+        self._away[name] = _Away(ping, time.monotonic(), since, new)
+
+    def _probe_away(self) -> None:
+        """Workers that found a place, or that Ray restarted, are there when they answer."""
         now = time.monotonic()
-        for name, (ping, asked, since) in list(self._lost.items()):
-            if now - since > self._restart_timeout_s and len(self._lost) == len(self._workers):
-                raise RunError("search", f"no worker is left; {name} did not come back in {now - since:.0f} s")
-            if not ray.wait([ping], timeout=0)[0]:
+        for name, away in list(self._away.items()):
+            if now - away.since > self._restart_timeout_s and len(self._away) == len(self._workers):
+                raise RunError("search", f"no worker is left; {name} did not come back in {now - away.since:.0f} s")
+            if not ray.wait([away.ping], timeout=0)[0]:
                 continue
             try:
-                ray.get(ping)
+                ray.get(away.ping)
             except exceptions.RayError:
-                if now - asked > PING_EVERY_S:
-                    self._lost[name] = (self._workers[name].ready.remote(self._run_dir), now, since)
+                if now - away.asked > PING_EVERY_S:
+                    self._await(name, away.since, new=away.new)
                 continue
-            del self._lost[name]
-            self._log.event("worker_back", worker=name)
+            del self._away[name]
+            self._log.event("worker_joined" if away.new else "worker_back", worker=name)
 
     def _check_deadlines(self, running: dict[Any, _Running]) -> None:
         for entry in running.values():

@@ -37,5 +37,6 @@ def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address:
             role = config.roles.search
             log = RunLog(storage, manifest.epoch)
             dispatcher = Dispatcher(actors.workers, place, log, role.call_timeout_s, role.start_timeout_s)
+            dispatcher.expect(actors.away)
             dispatcher.run("evaluate", chunks, lambda chunk, table, _: tables.__setitem__(chunk.index, ray.get(table)))
     return manifest.closed, pa.concat_tables([tables[index] for index in sorted(tables)])

@@ -60,6 +60,11 @@ class KeyedNoise:
     def copies(self, num: int) -> KeyedNoise:
         return KeyedNoise(self._seed, self._round, self._trajectories, num)
 
+    def take(self, rows: Sequence[int]) -> KeyedNoise:
+        """The noise of the chosen trajectories alone."""
+        chosen = tuple(self._trajectories[i] for i in rows)
+        return KeyedNoise(self._seed, self._round, chosen, len(self._copies), self._copies.start)
+
     def nth(self, copy: int) -> KeyedNoise:
         """Other noise for the same trajectories: that of one copy alone; 0 is this one."""
         return KeyedNoise(self._seed, self._round, self._trajectories, first=copy)

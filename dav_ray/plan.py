@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
@@ -32,9 +33,11 @@ class Plan:
     reference_evaluations: int  # per accepted sample, beside `evaluations`: the anchor's
     network_passes: int  # per evaluation: 2 with classifier-free guidance
     reward_calls: int  # per accepted sample and reward
+    trajectories: int  # accepted per round
     chunks: int  # work items per round
     transitions: int  # per round
     optimizer_steps: int  # per round
+    later: Plan | None = None  # of rounds that start from the last one's samples; prompts new to them cost as at first
 
     @property
     def cpus(self) -> float:
@@ -44,22 +47,34 @@ class Plan:
     def gpus(self) -> float:
         return sum(need.replicas * need.role.gpus for need in self.roles)
 
+    @property
+    def evaluations_per_round(self) -> int:
+        return (self.evaluations + self.reference_evaluations) * self.trajectories
+
 
 def plan(config: Config) -> Plan:
     """What a run costs. With a masked model it is the most: equal candidates are evaluated once."""
+    lengths, search = _lengths(config), config.search
+    warm = search.kind == "refine" and search.warm_start != "off" and config.rounds > 1
+    return _plan(config, lengths, _plan(config, lengths[1:]) if warm else None)
+
+
+def _plan(config: Config, lengths: list[int], later: Plan | None = None) -> Plan:
     search = config.search
-    evaluations, calls = _per_sample(config)
+    evaluations, calls = _per_sample(config, lengths)
     transitions = search.trajectories * search.steps
     return Plan(
         roles=_needs(config),
         evaluations=evaluations,
-        backward_evaluations=sum(_lengths(config)) if search.gradient else 0,
-        reference_evaluations=sum(_lengths(config)) if search.kind in STEPWISE and search.beta > 0 else 0,
+        backward_evaluations=sum(lengths) if search.gradient else 0,
+        reference_evaluations=sum(lengths) if search.kind in STEPWISE and search.beta > 0 else 0,
         network_passes=_passes(config),
         reward_calls=calls,
+        trajectories=search.trajectories,
         chunks=ceil(search.trajectories / search.chunk),
         transitions=transitions,
         optimizer_steps=_optimizer_steps(config),
+        later=later,
     )
 
 
@@ -77,15 +92,21 @@ def render(config: Config, plan: Plan) -> str:
         evaluations += f", {plan.backward_evaluations} of them with backward"
     if plan.reference_evaluations:
         evaluations += f", and {plan.reference_evaluations} of the pretrained model"
-    per_round = (plan.evaluations + plan.reference_evaluations) * search.trajectories
+    evaluations += f" ({plan.network_passes} network passes each)"
+
+    def then(count: Callable[[Plan], int]) -> str:
+        return f"; later rounds {at_most}{count(plan.later):,}" if plan.later else ""
+
+    calls = f"{at_most}{plan.reward_calls} for each of {len(config.reward)} rewards{then(lambda p: p.reward_calls)}"
+    per_round = f"{at_most}{plan.evaluations_per_round:,}{then(lambda p: p.evaluations_per_round)}"
     facts = [
         (
             "rounds",
             f"{config.rounds}, each with {search.trajectories} accepted samples in {plan.chunks} chunks",
         ),
-        ("evaluations per sample", f"{evaluations} ({plan.network_passes} network passes each)"),
-        ("evaluations per round", f"{at_most}{per_round:,}"),
-        ("reward calls per sample", f"{at_most}{plan.reward_calls} for each of {len(config.reward)} rewards"),
+        ("evaluations per sample", f"{evaluations}{then(lambda p: p.evaluations)}"),
+        ("evaluations per round", per_round),
+        ("reward calls per sample", calls),
         ("training per round", f"{plan.transitions:,} transitions, {plan.optimizer_steps} optimizer steps"),
         *((f"role {need.name}", describe_need(need)) for need in plan.roles),
         (
@@ -106,14 +127,13 @@ def describe_need(need: RoleNeed) -> str:
     return f"{need.replicas} x {', '.join(parts)}{placed}"
 
 
-def _per_sample(config: Config) -> tuple[int, int]:
-    """Network evaluations and reward calls per accepted sample."""
+def _per_sample(config: Config, lengths: list[int]) -> tuple[int, int]:
+    """Network evaluations and reward calls per accepted sample that takes searches of these lengths."""
     search, steps, candidates = config.search, config.search.steps, config.search.candidates
     if search.kind == "none":
         return steps, 1
     if search.kind == "best_of_n":
         return candidates * steps, candidates
-    lengths = _lengths(config)
     # with gradients the parents are evaluated again, with backward
     parents = [length if search.gradient else 1 for length in lengths]
     evaluations = sum(p + (n - 1) * candidates for p, n in zip(parents, lengths, strict=True))

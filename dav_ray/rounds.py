@@ -49,6 +49,7 @@ class Rounds:
         self._actors, self._log, self._progress = actors, log, progress
         role = config.roles.search
         self._dispatcher = Dispatcher(actors.workers, storage.uri, log, role.call_timeout_s, role.start_timeout_s)
+        self._dispatcher.expect(actors.away)
         self._prompts, self._kind = config.prompts, sample_kind(config)
 
     # -- E-step ---------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ class Rounds:
             mean = sum(rewards) / len(rewards) if rewards else None
             self._progress.update(state.round, f"search: chunk {len(accepted)}/{total}", mean)
 
-        self._dispatcher.run("search", open_chunks, commit, tick)
+        self._dispatcher.run("search", open_chunks, commit, tick, in_order=posted is not None)
         ordered = [accepted[index] for index in sorted(accepted)]
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
         values = search_metrics(ordered, cost, seconds, searched)

@@ -43,6 +43,7 @@ class Session:
     workers: dict[str, Any] = field(default_factory=dict)  # search actors by name
     rewards: dict[str, Any] = field(default_factory=dict)
     trainer: Trainer | None = None
+    away: tuple[str, ...] = ()  # search actors that have not found a place yet
 
     def start_trainer(self, scratch: str) -> None:
         self.trainer = Trainer(TrainSpec(self.config, self.run_dir, self.namespace, MAILBOX), scratch)
@@ -111,7 +112,10 @@ def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> I
             pools = _start_rewards(started)
             _start_search(started, pools)
             _await_ready("reward", started.rewards, run_dir, config.roles.reward.start_timeout_s, _pythons(config))
-            _await_ready("search", started.workers, run_dir, config.roles.search.start_timeout_s)
+            role = config.roles.search
+            started.away = _await_ready(
+                "search", started.workers, run_dir, role.start_timeout_s, enough=role.min_replicas or role.replicas
+            )
             yield started
         finally:
             started.stop()
@@ -177,11 +181,15 @@ def _pythons(config: Config) -> str:
     return f", or {', '.join(own)} (reward.python) has not this Python and ray" if own else ""
 
 
-def _await_ready(role: str, actors: dict[str, Any], run_dir: str, timeout_s: float, reason: str = "") -> None:
-    """Wait for the first answer of every actor. reason: what else may be wrong if there is none."""
+def _await_ready(
+    role: str, actors: dict[str, Any], run_dir: str, timeout_s: float, reason: str = "", enough: int | None = None
+) -> tuple[str, ...]:
+    """Wait for the first answer of `enough` actors (all of them); the names of the others. reason: what else may be
+    wrong if there is none."""
     waiting = {actor.ready.remote(run_dir): name for name, actor in actors.items()}
+    missing = 0 if enough is None else len(actors) - enough
     deadline = time.monotonic() + timeout_s
-    while waiting:
+    while len(waiting) > missing:
         check()
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
         for ref in ready:
@@ -197,6 +205,7 @@ def _await_ready(role: str, actors: dict[str, Any], run_dir: str, timeout_s: flo
                 f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s){reason}; "
                 "see dav-ray doctor",
             )
+    return tuple(waiting.values())
 
 
 def _start_failure(role: str, name: str, error: BaseException) -> DavRayError:

@@ -85,6 +85,21 @@ def test_rendered_plan_names_what_matters() -> None:
     assert "10 accepted samples in 2 chunks" in text
 
 
+def test_rounds_that_start_from_the_last_one_cost_less() -> None:
+    """T = 8, s = 2, M = 4, R = 3: 1 + 7 M once, and R (1 + M) in every round."""
+    refine = {"kind": "refine", "steps": 8, "candidates": 4, "repeats": 3, "depth": 0.25, "trajectories": 10}
+    made = config(**refine, anchor="pretrained")
+    planned, text = plan(made), render(made, plan(made))
+    assert planned.later is not None
+
+    assert (planned.evaluations, planned.reference_evaluations, planned.reward_calls) == (29 + 15, 8 + 6, 56)
+    assert (planned.later.evaluations, planned.later.reference_evaluations, planned.later.reward_calls) == (15, 6, 24)
+    assert "44, and 14 of the pretrained model (2 network passes each); later rounds 15" in text
+    assert "580; later rounds 210" in text and "56 for each of 1 rewards; later rounds 24" in text
+    assert plan(config(**refine, warm_start="off")).later is None
+    assert plan(made.model_copy(update={"rounds": 1})).later is None and plan(config()).later is None
+
+
 def masked(prompts: list[str], **search: object) -> Config:
     model = {"kind": "masked", "path": "shipped:dna"}
     return Config.model_validate(

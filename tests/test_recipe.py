@@ -110,6 +110,11 @@ def test_an_entry_of_a_list_is_named_by_its_index_unless_it_is_alone(recipe: str
             "search.tempering=adaptive(1.5)",
             "search.tempering = adaptive(1.5): unknown tempering; allowed: discount, linear or adaptive(SHARE) with",
         ),
+        (
+            "roles.search.min_replicas=3",
+            "roles.search.min_replicas = 3: more than replicas; allowed: at most 1",
+        ),
+        ("roles.train.min_replicas=1", "roles.train.min_replicas = 1: all of these must be up; allowed: null"),
         ("search.alpha", "search.alpha: not an override; allowed: key.sub=value"),
         ("=3", "=3: not an override; allowed: key.sub=value"),
         ("search..alpha=3", "search..alpha=3: not an override; allowed: key.sub=value"),

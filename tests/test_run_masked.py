@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import dav_ray
 from dav_ray.diffusion.dilated_cnn import DilatedCNN
 from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.diffusion.masked_files import Settings, write
+from dav_ray.manifest import MANIFEST, ManifestStore, round_manifest_path
 from dav_ray.sequences import Alphabet
-from tests.runs import finish, start
+from dav_ray.storage import open_storage
+from tests.runs import finish, shards, start
 
 LENGTH, MOTIF = 24, "TATA"
 
@@ -97,3 +101,35 @@ def test_the_report_shows_logos_and_designs(folder: Path) -> None:
         for file in (folder / "run/evaluate").glob("*.parquet")
     )
     assert len(best) == LENGTH and page.count("<pre") + page.count("<code") + page.count("<td") > 20
+
+
+def test_rounds_go_on_from_the_last_one_whoever_searches(folder: Path) -> None:
+    """Two rounds of refine: rewards rise, the second costs less. Taken back to the end of the first, with another number
+    of workers, the run ends in the same shards."""
+    words = ["search.kind=refine", "search.repeats=2", "search.depth=0.4", "search.gradient=false", "search.alpha=1e-6"]
+    words += ["mstep.candidates=winner", "evaluate.samples=4", "evaluate.kl_samples=0", "--run-dir", "refined"]
+    run = folder / "refined"
+    finish(start(folder, "tiny.yaml", "roles.search.replicas=2", *words), 0)
+    undisturbed = shards(run)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = {line["round"]: line for line in lines if line["role"] == "search"}
+    assert found[2]["search/nfe_per_sample"] <= 2 * (1 + 3) < found[1]["search/nfe_per_sample"]
+    before, after = (_rewards(run, round) for round in (1, 2))
+    assert before.keys() == after.keys() == set(range(12))
+    assert all(after[n] >= before[n] for n in before) and sum(after.values()) > sum(before.values())
+
+    last = ManifestStore(open_storage(str(run))).load()
+    assert last is not None
+    back = replace(last, round=2, phase="search", shards=(), closed=1, policy_version=1)
+    (run / MANIFEST).write_bytes(back.to_json())
+    (run / round_manifest_path(2)).unlink()
+    shutil.rmtree(run / "buffer/round=0002")
+    finish(start(folder, "tiny.yaml", "roles.search.replicas=1", *words), 0)
+    assert shards(run) == undisturbed and len(undisturbed) == 2 * 3
+
+
+def _rewards(run: Path, round: int) -> dict[int, float]:
+    """By trajectory."""
+    files = (run / f"buffer/round={round:04d}").iterdir()
+    tables = [pq.read_table(file, columns=["trajectory", "reward"]) for file in files]
+    return {row["trajectory"]: row["reward"] for table in tables for row in table.to_pylist()}

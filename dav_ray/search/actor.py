@@ -10,7 +10,7 @@ import ray
 from ray import exceptions
 
 from dav_ray.config import Config
-from dav_ray.types import Chunk, Cost, EvaluationChunk
+from dav_ray.types import Chunk, Cost, EvaluationChunk, Trajectories
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class SearchActor:
         from dav_ray.rewards.actor import RewardPools
         from dav_ray.rewards.base import Scorer
         from dav_ray.search.base import strategy
+        from dav_ray.search.last_round import LastRound
         from dav_ray.sequences import Alphabet
         from dav_ray.storage import open_storage
 
@@ -65,6 +66,7 @@ class SearchActor:
         self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], pools)
         fitted = config.mstep
         self._search = strategy(config.search, blend=fitted.candidates == "all", complete=fitted.target == "completed")
+        self._last_round = LastRound(config, self._storage)
         self._alphabet = Alphabet.of(config.model.alphabet) if config.model.kind == "masked" else None
         self._judges: Any = None
         self._initial = _copy_weights(self._diffusion)
@@ -82,12 +84,10 @@ class SearchActor:
     def search(self, chunk: Chunk) -> tuple[Any, ChunkMeta]:
         """Search a chunk and write its shard: (table, meta). Accepted only when the driver commits it."""
         from dav_ray import buffer
-        from dav_ray.noise import KeyedNoise
 
         start = time.monotonic()
         self._use(chunk.policy_version)
-        noise = KeyedNoise(chunk.seed, chunk.round, chunk.trajectories)
-        found = self._search(self._diffusion, self._scorer.of(chunk.name), chunk.conditions, noise)
+        found = self._find(chunk)
         table = buffer.to_table(chunk, found, self._alphabet)
         data, sha256 = buffer.encode(table)
         path = buffer.shard_path(chunk.round, chunk.index, sha256)
@@ -118,6 +118,17 @@ class SearchActor:
         self._judges = self._judges or Judges.build(self._spec.config, self._device)
         table = measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
         return table, time.monotonic() - start
+
+    def _find(self, chunk: Chunk) -> Trajectories:
+        from dav_ray.noise import KeyedNoise
+        from dav_ray.search.refine import Refine
+
+        noise = KeyedNoise(chunk.seed, chunk.round, chunk.trajectories)
+        scorer = self._scorer.of(chunk.name)
+        if isinstance(self._search, Refine):
+            starts = self._last_round.starts(chunk, self._device)
+            return self._search(self._diffusion, scorer, chunk.conditions, noise, starts)
+        return self._search(self._diffusion, scorer, chunk.conditions, noise)
 
     def _use(self, version: int) -> None:
         """Load a policy: from the run's mailbox, or from storage after a restart."""

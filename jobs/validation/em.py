@@ -5,11 +5,9 @@ Exact rounds first, then the production search and M-step on the same models, th
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,9 +26,6 @@ from dav_ray.search.weights import normalise
 from dav_ray.types import Trajectories
 
 from .tables import Options, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ANCHORS = ("current", "geometric(0.5)", "pretrained")
 ALPHA, MASKED_ALPHA = 1.0, 2.0
@@ -263,6 +258,8 @@ def draw(options: Options, entropies: dict[str, list[float]], paths: dict[str, l
     """em.png: entropy by exact round, and TV of the fitted chains by round."""
     from matplotlib.figure import Figure
 
+    from .bound import save
+
     figure = Figure(figsize=(9, 4), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, values in entropies.items():
@@ -279,12 +276,3 @@ def draw(options: Options, entropies: dict[str, list[float]], paths: dict[str, l
     right.set_xticks(range(1, ROUNDS + 1))
     right.legend(fontsize=8, frameon=False)
     save(figure, options.out / "em.png")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """A PNG of 64 colours: a third of the bytes."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
-    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)

@@ -91,6 +91,7 @@ def test_other_copies_are_other_noise() -> None:
     assert torch.equal(draws[0], noise.at(2).uniform((3,)))
     assert len({float(d[0, 0]) for d in draws}) == 3
     assert torch.equal(noise.copies(3).at(2).uniform((3,))[1:3], torch.stack([draws[1][0], draws[2][0]]))
+    assert torch.equal(noise.nth(2).take([1]).at(2).uniform((3,)), draws[2][1:])
 
 
 def test_the_configuration_reaches_it() -> None:

@@ -16,6 +16,7 @@ from dav_ray.problems.enumerable import Scores, frequencies, law, model
 from dav_ray.problems.gaussian import Bowl, HalfSpace, Linear, LinearGaussian
 from dav_ray.search.base import strategy
 from dav_ray.search.dav import Dav
+from dav_ray.search.none import NoSearch
 from dav_ray.search.options import Search as SearchConfig
 from dav_ray.search.resampling import systematic
 from dav_ray.search.smc import Smc, trace
@@ -143,6 +144,15 @@ def test_log_z_of_a_hard_constraint() -> None:
     hopeless = Smc(DAV, below=1.0)(toy, scorer(HalfSpace(-1e9)), ["0.3"] * 8, KeyedNoise(1, 1, range(8)))
     assert hopeless.log_weight is not None and hopeless.log_weight.isneginf().all()
     assert hopeless.reward.isneginf().all() and torch.isfinite(hopeless.states).all()
+
+
+def test_adaptive_tempering_ends_at_the_whole_reward() -> None:
+    """However little of it was let in before: with one candidate and no resampling on the way log W = r / alpha."""
+    toy, names = LinearGaussian(4), ["0.3"] * 40
+    search = Smc(Dav(1, 0.05, GAMMA, False, 0.0), below=0.0, tempering="adaptive(0.95)")
+    found, plain = run(search, names, toy), run(NoSearch(0.05, 0.0), names, toy)
+    expected = torch.logsumexp(plain.reward / 0.05, 0) - math.log(40)
+    torch.testing.assert_close(found.log_weight, expected.expand(40))
 
 
 def test_a_constant_reward_moves_log_z_and_nothing_else() -> None:

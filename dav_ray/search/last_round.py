@@ -1,0 +1,96 @@
+"""What the last round accepted, as a search worker reads it back: by that round's immutable manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dav_ray import buffer
+from dav_ray.config import Config
+from dav_ray.manifest import ManifestStore, Shard
+from dav_ray.schedule import round_prompts
+from dav_ray.search.warm import Starts, assign
+from dav_ray.storage import Storage
+from dav_ray.types import Chunk
+
+
+@dataclass(frozen=True)
+class Found:
+    """The N samples that a round accepted, in the order of their trajectories; without the paths that led there."""
+
+    conditions: tuple[str, ...]  # N
+    x_0: Tensor  # [N, *event] float32 latents or uint8 tokens
+    sample: Tensor  # [N, ...] as stored: uint8 pixels [H, W, 3] or tokens [L]
+    reward: Tensor  # [N] float64
+    ess: Tensor  # [N] float64
+
+
+class LastRound:
+    """Gives chunks their starts. Holds one round, which it reads when a chunk of the next one first asks."""
+
+    def __init__(self, config: Config, storage: Storage) -> None:
+        self._config, self._storage = config, storage
+        self._held: tuple[int, Found, list[int | None]] | None = None  # round, what it found, who starts from which row
+
+    def starts(self, chunk: Chunk, device: str) -> Starts | None:
+        """None where no trajectory of the chunk has a start. RunError naming a shard that is absent or changed."""
+        if chunk.round == 1 or self._config.search.warm_start == "off":
+            return None
+        if self._held is None or self._held[0] != chunk.round - 1:
+            self._held = self._read(chunk)
+        _, found, sources = self._held
+        known = {i: row for i, n in enumerate(chunk.trajectories) if (row := sources[n]) is not None}
+        if not known:
+            return None
+        rows = list(known.values())
+        return Starts(
+            tuple(known),
+            _loaded(found.x_0[rows], pixels=False).to(device),
+            _loaded(found.sample[rows], pixels=found.x_0.is_floating_point()).to(device),
+            found.reward[rows],
+            found.ess[rows],
+        )
+
+    def _read(self, chunk: Chunk) -> tuple[int, Found, list[int | None]]:
+        search, found = self._config.search, read(self._storage, chunk.round - 1)
+        conditions = round_prompts(self._config.prompts, chunk.round, search.trajectories, together=False)
+        sources = assign(
+            search.warm_start,
+            conditions,
+            found.conditions,
+            found.reward,
+            alpha=search.alpha,
+            seed=chunk.seed,
+            round=chunk.round,
+        )
+        return chunk.round - 1, found, sources
+
+
+def read(storage: Storage, round: int) -> Found:
+    """A closed round. Shard by shard, checksums verified, so that one chunk's paths are in memory at a time."""
+    store = ManifestStore(storage)
+    parts = [_shard(store.verify(Shard(**shard))) for shard in store.round_manifest(round)["shards"]]
+    numbers, conditions, *columns = zip(*parts, strict=True)
+    order = np.argsort(np.concatenate(numbers))
+    names = [name for part in conditions for name in part]
+    x_0, sample, reward, ess = (torch.from_numpy(np.concatenate(column)[order]) for column in columns)
+    return Found(tuple(names[i] for i in order), x_0, sample, reward, ess)
+
+
+def _shard(data: bytes) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """trajectory, condition, x_0, sample, reward, ess."""
+    table = buffer.decode(data)
+    number, reward, ess = (table.column(name).to_numpy() for name in ("trajectory", "reward", "ess"))
+    # a copy: a view would keep the states before it
+    x_0 = buffer.read_tensors(table, "states")[:, -1].copy()
+    return number, table.column("condition").to_pylist(), x_0, buffer.read_tensors(table, "sample"), reward, ess
+
+
+def _loaded(stored: Tensor, *, pixels: bool) -> Tensor:
+    """As a search has it: latents float32, tokens int64, images [K, 3, H, W] in [0, 1]."""
+    if pixels:
+        return stored.permute(0, 3, 1, 2).float() / 255
+    return stored if stored.is_floating_point() else stored.long()
