@@ -70,7 +70,12 @@ def _wait_for_port(port: int, head: subprocess.Popen[bytes], log: Path) -> None:
 def submit(env: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """From a folder that holds jobs/ and nothing else, as `--working-dir .` would be from a clone."""
     command = [RAY, "job", "submit", "--working-dir", str(folder), "--", sys.executable, "jobs/align.py", *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    for _ in range(20):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+        if "No available agent" not in done.stderr:  # the node's agent comes up after the dashboard
+            break
+        time.sleep(3)
+    return done
 
 
 def test_a_submitted_job_aligns(cluster: dict[str, str], tmp_path: Path) -> None:

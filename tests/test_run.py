@@ -159,7 +159,7 @@ def test_a_killed_search_worker_costs_time_not_results(folder: Path, whole: Path
     os.kill(mine[0], signal.SIGKILL)
     finish(process, 0)
     witnessed = [event["event"] for event in events(folder / "killed")]
-    assert "worker_lost" in witnessed and "requeued" in witnessed
+    assert "worker_lost" in witnessed and {"requeued", "doubled"} & set(witnessed)
     # the reward is the same function, slower: so are shards and weights
     assert shards(folder / "killed") == shards(whole)
     assert weights(folder / "killed", 2) == weights(whole, 2)

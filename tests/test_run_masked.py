@@ -104,8 +104,8 @@ def test_the_report_shows_logos_and_designs(folder: Path) -> None:
 
 
 def test_rounds_go_on_from_the_last_one_whoever_searches(folder: Path) -> None:
-    """Two rounds of refine: rewards rise, the second costs less. Taken back to the end of the first, with another number
-    of workers, the run ends in the same shards."""
+    """Two rounds of refine: rewards rise, the second costs less. Taken back to the end of the first, with another
+    number of workers, the run ends in the same shards."""
     words = ["search.kind=refine", "search.repeats=2", "search.depth=0.4", "search.gradient=false", "search.alpha=1e-6"]
     words += ["mstep.candidates=winner", "evaluate.samples=4", "evaluate.kl_samples=0", "--run-dir", "refined"]
     run = folder / "refined"

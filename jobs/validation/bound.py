@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -14,10 +12,7 @@ from dav_ray.problems.exact_em import bound, log_h
 from dav_ray.types import Trajectories
 
 from .em import ALPHA, KL, SampledEM, effective
-from .tables import Options, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .tables import Options, Table, save
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 TRAJECTORIES, ROUND_TRAJECTORIES, ROUNDS = 40_000, 20_000, 4
@@ -148,12 +143,3 @@ def draw(options: Options, curves: dict[str, list[float]], rounds: dict[str, lis
     right.set_xticks(range(ROUNDS))
     right.legend(fontsize=8, frameon=False)
     save(figure, options.out / "bound.png")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """A PNG of 64 colours: a third of the bytes."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
-    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)

@@ -25,7 +25,7 @@ from dav_ray.search.options import Search
 from dav_ray.search.weights import normalise
 from dav_ray.types import Trajectories
 
-from .tables import Options, Table
+from .tables import Options, Table, save
 
 ANCHORS = ("current", "geometric(0.5)", "pretrained")
 ALPHA, MASKED_ALPHA = 1.0, 2.0
@@ -257,8 +257,6 @@ def masked_table(options: Options) -> Table:
 def draw(options: Options, entropies: dict[str, list[float]], paths: dict[str, list[float]]) -> None:
     """em.png: entropy by exact round, and TV of the fitted chains by round."""
     from matplotlib.figure import Figure
-
-    from .bound import save
 
     figure = Figure(figsize=(9, 4), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -22,7 +22,7 @@ from dav_ray.search.smc import Smc
 from dav_ray.search.svdd import Svdd
 from dav_ray.types import Trajectories
 
-from .tables import Options, Table
+from .tables import Options, Table, save
 
 CONDITION, ALPHA, GAMMA = "0.3", 0.25, 0.9
 REWARD = Quadratic(centre=(1.0, -0.5), matrix=((2.0, 0.8), (0.8, 0.6)))  # eigenvalues 2.36 and 0.24
@@ -179,7 +179,7 @@ def draw(options: Options, measured: list[Measured]) -> None:
     right.set(
         xlabel="error of the mean ± 2 standard errors", xlim=(0, None), title="blue: weighted, orange: no weights"
     )
-    figure.savefig(options.out / "gaussian.png", pil_kwargs={"optimize": True})
+    save(figure, options.out / "gaussian.png")
 
 
 def _ellipse(centre: Tensor, covariance: Tensor) -> Tensor:

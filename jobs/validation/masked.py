@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from dav_ray.problems.enumerable import LENGTH, distance, floor, frequencies, law, misfit, share_variance
@@ -32,7 +30,7 @@ from dav_ray.search.svdd import Svdd
 from . import masked_choices
 from .masked_problem import GAMMA, MANY, Problem, accept, number
 from .masked_weights import Growth, normaliser_table
-from .tables import Options, Table
+from .tables import Options, Table, save
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 FITTED = 4  # the slope is fitted from here on: with fewer candidates the distance is near its largest value
@@ -201,6 +199,4 @@ def draw(problem: Problem, points: dict[str, list[Point]], growth: Growth, optio
     for axes, title in ((left, "lines: enumerated; points: measured"), (right, f"M = {MANY}, gamma {GAMMA}")):
         axes.set_title(title, fontsize=10)
         axes.legend(fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
-    Image.open(buffer).convert("RGB").quantize(64).save(options.out / "masked.png", optimize=True)
+    save(figure, options.out / "masked.png")

@@ -5,10 +5,8 @@ Rounds of EM on the same problems are in `mixtures_em.py`.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from dav_ray.search.resampling import systematic
 from dav_ray.search.smc import Smc
 from dav_ray.search.svdd import Svdd
 
-from .tables import Options, Table
+from .tables import Options, Table, save
 
 GAMMA = 0.95  # over 100 steps: earlier guesses say little
 SAMPLES, PLAIN = 1000, 10_000
@@ -215,12 +213,3 @@ def draw_samples(problem: Problem, samples: dict[str, Tensor], options: Options)
         axis.set(xlim=(least[first], most[first]), ylim=(least[second], most[second]))
         axis.tick_params(labelsize=7)
     save(figure, options.out / f"{problem.name.lower().replace(' ', '_')}.png")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """As PNG of 64 colours, a third of the size."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
-    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)

@@ -20,8 +20,8 @@ from dav_ray.search.base import ancestral
 from dav_ray.search.dav import Dav
 from dav_ray.search.weights import normalise
 
-from .mixtures import GAMMA, Yardstick, save
-from .tables import Options, Table
+from .mixtures import GAMMA, Yardstick
+from .tables import Options, Table, save
 
 ROUNDS, TRAJECTORIES, SAMPLES = 6, 512, 500  # fewer rounds too at scales below a quarter
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class Table:
         lines = [f"**{self.title}**", "", _row(self.header), _row("---" for _ in self.header)]
         lines += [_row(row) for row in self.rows]
         return "\n".join([*lines, *(["", self.note] if self.note else []), ""])
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A PNG of 64 colours: a third of the bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def _row(cells: Iterable[str]) -> str:
