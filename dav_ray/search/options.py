@@ -66,7 +66,7 @@ class Search(Section):
     tempering: str = Field(
         default="discount",
         description="smc: how V(x_t) grows to r / alpha: by gamma^t, by 1 - t/T, or as fast as keeps that share of the "
-        "particles effective",
+        "particles effective (0.9 or more; each step takes its share)",
         json_schema_extra={"allowed": TEMPERINGS},
     )
     repeats: int = Field(default=8, ge=1, description="refine: how often a sample is re-noised and searched again")

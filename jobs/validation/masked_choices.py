@@ -69,7 +69,8 @@ def selection_table(options: Options) -> Table:
         ("setting", f"M {MANY}", "weighted", "its noise alone", "effective", "M 32"),
         tuple(rows),
         f"{num} samples (noise alone {noise[0]:.3f}), {few} at M 32 ({noise[1]:.3f}). Greedy: the candidate of largest "
-        "weight is kept. Mean ratio: log p - log q divided by the number of tokens, as in the released code.",
+        "weight is kept. Mean ratio: log p - log q divided by the number of tokens, as in the released code; its law "
+        "depends on how strong the tilt happens to be, and may lie nearer or farther, with no weights to correct it.",
     )
 
 

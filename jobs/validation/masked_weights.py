@@ -94,8 +94,8 @@ def normaliser_table(problem: Problem, options: Options) -> Table:
         "Z_hat of independent populations of 32 particles (where not said otherwise), against the enumerated Z",
         ("search", "populations", "mean Z_hat / Z", "z-score", "mean log Z_hat - log Z"),
         tuple(rows),
-        "Systematic resampling below half the effective size, tempering by discount. In theory mean Z_hat / Z is 1 in "
-        "every row but the adaptive ones, which are consistent only; the mean of log Z_hat is below log Z in all.",
+        "Systematic resampling below half the effective size, tempering by discount. In theory mean Z_hat / Z is 1 and "
+        "the mean of log Z_hat below log Z in every row but the adaptive ones, which are consistent only.",
     )
 
 

@@ -82,7 +82,7 @@ def test_smc_has_them_too_and_its_normaliser_is_unbiased(num: int, gradient: boo
     assert (float(each.mean()) - goal) / (float(each.std()) / len(each) ** 0.5) < -4
 
 
-@pytest.mark.parametrize("tempering", ["linear", "adaptive(0.6)"])
+@pytest.mark.parametrize("tempering", ["linear", "adaptive(0.95)"])
 def test_smc_has_them_whatever_the_tempering(tempering: str) -> None:
     found, of = search(Smc(dav(1, True), tempering=tempering, below=0.9), size=200)
     assert found.log_weight is not None
@@ -116,7 +116,7 @@ def test_the_gradient_evens_the_weights() -> None:
         found, _ = search(dav(1, gradient))
         assert found.log_weight is not None
         shares.append(float(found.log_weight.exp().mean() ** 2 / found.log_weight.exp().square().mean()))
-    assert shares[1] > 1.15 * shares[0]
+    assert shares[1] > 1.5 * shares[0]
 
 
 def test_the_closed_form_is_the_integral() -> None:
