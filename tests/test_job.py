@@ -45,6 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         "--min-worker-port=21000",
         "--max-worker-port=21999",
         f"--ray-client-server-port={free_port()}",
+        f"--dashboard-agent-listen-port={free_port()}",  # the default may be another Ray's on this machine
     ]
     with open(home / "head.log", "w") as log:
         head = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=home)
