@@ -192,9 +192,14 @@ def share_variance(p: Tensor, num: float) -> Tensor:
 
 
 def weighted_share_variance(p: Tensor, samples: Tensor, weights: Tensor) -> Tensor:
-    """Variance [81] of each share in independent samples [N, L] with weights W [N] whose law is p (delta method):
+    """Variance [81] of each share in independent samples [N, L] with weights W [N] whose law is p."""
+    return indexed_share_variance(p, sequence_index(samples), weights)
+
+
+def indexed_share_variance(p: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """The same for any finite law p [S] and draws by number, index [N] (delta method):
     sum_n W_n^2 (1[x_n = i] - p_i)^2 / (sum_n W_n)^2."""
-    square = torch.bincount(sequence_index(samples), weights=weights.square(), minlength=len(SEQUENCES))
+    square = torch.bincount(index, weights=weights.square(), minlength=len(p))
     return (square * (1 - 2 * p) + p.square() * square.sum()) / weights.sum().square()
 
 

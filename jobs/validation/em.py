@@ -19,7 +19,7 @@ from dav_ray.problems import enumerable as masked
 from dav_ray.problems import exact_em as theory
 from dav_ray.problems.base import BulkNoise, scorer
 from dav_ray.problems.chain import START, StateScores, TabularChain, chain, likeliest
-from dav_ray.problems.enumerable import distance, floor
+from dav_ray.problems.enumerable import distance, floor, indexed_share_variance
 from dav_ray.search.base import strategy
 from dav_ray.search.options import Search
 from dav_ray.search.weights import normalise
@@ -86,12 +86,8 @@ def effective(weights: Tensor) -> float:
 
 
 def noise(p: Tensor, index: Tensor, weights: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of the TV between the law p [S] and the weighted shares of its draws, index [N].
-
-    A share's variance is sum_n W_n^2 (1[x_n = i] - p_i)^2 / (sum_n W_n)^2 (delta method).
-    """
-    square = torch.bincount(index, weights=weights.square(), minlength=len(p))
-    return floor((square * (1 - 2 * p) + p.square() * square.sum()) / weights.sum().square())
+    """Mean and standard deviation of the TV between the law p [S] and the weighted shares of its draws, index [N]."""
+    return floor(indexed_share_variance(p, index, weights))
 
 
 def run(options: Options) -> list[Table]:
