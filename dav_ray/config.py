@@ -11,10 +11,10 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from dav_ray.mstep.options import MStep
-from dav_ray.roles import UNUSED, Roles, free
+from dav_ray.roles import OwnRole, RewardRole, Roles, may_change, override
 from dav_ray.search.options import Search
 from dav_ray.section import Section
 
@@ -53,6 +53,11 @@ class Reward(Section):
     python: str | None = Field(
         default=None,
         description="interpreter of the reward's own environment, on the node where it runs (same Python and ray)",
+    )
+    role: OwnRole | None = Field(  # type: ignore[valid-type]
+        default=None,
+        description="actors of this reward alone: any key of roles.reward",
+        json_schema_extra={"allowed": "keys of roles.reward"},
     )
 
     @property
@@ -115,7 +120,7 @@ class Config(Section):
     )
     search: Search = Field(default_factory=Search, description="E-step")
     mstep: MStep = Field(default_factory=MStep, description="M-step")
-    roles: Roles = Field(default_factory=Roles, description="who runs where")
+    roles: Roles = Field(default_factory=Roles, validate_default=True, description="who runs where")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="held-out evaluation after each round")
     track: Track = Field(default_factory=Track, description="experiment trackers")
     overlap: Literal["none", "stream"] = Field(
@@ -124,20 +129,14 @@ class Config(Section):
     )
 
     def identity(self) -> str:
-        """sha256 of everything that results depend on; what `free` names may change when a run is continued. Defaults
-        are left out, so that a run goes on under a release that has keys of which it knew nothing."""
-        fixed = self.model_dump(mode="json", exclude_defaults=True)
-        for key in free():
-            *sections, last = key.split(".")
-            node = fixed
-            for section in sections:
-                node = node.get(section, {})
-            node.pop(last, None)
-        judged = fixed.get("evaluate", {})
-        for part in (fixed["model"], judged, *fixed["reward"], *judged.get("heldout", ())):
-            for key in UNUSED:
-                part.pop(key, None)
-        return hashlib.sha256(json.dumps(_without_empty(fixed), sort_keys=True).encode()).hexdigest()
+        """sha256 of everything that results depend on: of what `may_change` does not name. Defaults are left out, so
+        that a run goes on under a release that has keys of which it knew nothing."""
+        fixed = _fixed(self.model_dump(mode="json", exclude_defaults=True))
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+    def reward_role(self, reward: Reward) -> RewardRole:
+        """Where the actors of one of the rewards run."""
+        return override(self.roles.reward, reward.role)
 
     @model_validator(mode="before")
     @classmethod
@@ -201,6 +200,16 @@ class Config(Section):
 
     @field_validator("roles")
     @classmethod
+    def _own_roles(cls, value: Roles, info: ValidationInfo) -> Roles:
+        for i, reward in enumerate(info.data.get("reward", ())):
+            try:
+                override(value.reward, reward.role)
+            except ValidationError as error:
+                raise ValueError(f"reward[{i}].role.{error.errors()[0]['msg'].partition(', ')[2]}") from None
+        return value
+
+    @field_validator("roles")
+    @classmethod
     def _a_trajectory_per_rank(cls, value: Roles, info: ValidationInfo) -> Roles:
         search, mstep, ranks = info.data.get("search"), info.data.get("mstep"), value.train.replicas
         if search is None or mstep is None:
@@ -214,12 +223,13 @@ class Config(Section):
         return value
 
 
-def _without_empty(node: Any) -> Any:
-    """A section of which nothing is left counts as one that was never there."""
+def _fixed(node: Any, path: str = "") -> Any:
+    """The tree without what may change. A section of which nothing is left counts as one that was never there."""
     if isinstance(node, dict):
-        kept = {key: _without_empty(value) for key, value in node.items()}
+        names = {key: f"{path}.{key}".lstrip(".") for key in node}
+        kept = {key: _fixed(value, names[key]) for key, value in node.items() if not may_change(names[key])}
         return {key: value for key, value in kept.items() if value != {}}
-    return [_without_empty(value) for value in node] if isinstance(node, list) else node
+    return [_fixed(value, path) for value in node] if isinstance(node, list) else node
 
 
 def _with_own_names(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from dav_ray.config import Config
 from dav_ray.errors import RunError
+from dav_ray.placement import demand
 from dav_ray.plan import SPARE_CPUS, Plan, RoleNeed, describe_need, local_cpus, plan
 from dav_ray.roles import Role
 
@@ -100,7 +101,7 @@ def _nodes(config: Config | None, address: str) -> list[Node]:
 
 
 def _holds(node: Node, role: Role) -> bool:
-    enough = all(node.resources.get(name, 0.0) >= amount for name, amount in _demand(role).items())
+    enough = all(node.resources.get(name, 0.0) >= amount for name, amount in demand(role).items())
     return enough and all(_label_matches(node.labels.get(key), value) for key, value in role.labels.items())
 
 
@@ -111,15 +112,10 @@ def _label_matches(label: str | None, wanted: str) -> bool:
     return (label in [choice.strip() for choice in inner.split(",")]) != wanted.startswith("!")
 
 
-def _demand(role: Role) -> dict[str, float]:
-    demand = {"CPU": role.cpus, "GPU": role.gpus, **role.resources}
-    return {name: amount for name, amount in demand.items() if amount}
-
-
 def _lacking(nodes: list[Node], role: Role) -> str:
     """Which of the demands no node meets, or that no single node meets all of them."""
     lacks = []
-    for name, amount in _demand(role).items():
+    for name, amount in demand(role).items():
         most = max((node.resources.get(name, 0.0) for node in nodes), default=0.0)
         if most < amount:
             lacks.append(f"{name}: {amount:g} needed, the largest node has {most:g}")
@@ -132,7 +128,7 @@ def _lacking(nodes: list[Node], role: Role) -> str:
 def _totals(needs: tuple[RoleNeed, ...]) -> dict[str, float]:
     totals: dict[str, float] = {"CPU": SPARE_CPUS}
     for need in needs:
-        for name, amount in _demand(need.role).items():
+        for name, amount in demand(need.role).items():
             totals[name] = totals.get(name, 0.0) + need.replicas * amount
     return totals
 

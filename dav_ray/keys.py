@@ -46,6 +46,11 @@ def field_of(key: str) -> FieldInfo | None:
     return fields().get(name)
 
 
+def is_key(text: str) -> bool:
+    """Whether this is a dotted key, of a section or of an entry of a list too."""
+    return "." in text and _without_index(text) in fields()
+
+
 def allowed(key: str) -> str:
     """What a key takes, for instance `a number > 0 and <= 1`."""
     field = field_of(key)
@@ -86,8 +91,9 @@ def required_below(key: str) -> list[str]:
 def describe() -> str:
     """A table of all keys: default, what is allowed, meaning; one line each."""
     rows = [("key", "default", "allowed", "meaning")]
+    whole = ("reward.role", "evaluate.heldout.role")  # keys of another section, described there
     for key, field in fields().items():
-        if not _section_of(field.annotation):
+        if not _section_of(field.annotation) and not key.startswith(tuple(f"{name}." for name in whole)):
             default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
             rows.append((key, default, allowed(key), field.description or ""))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

@@ -122,6 +122,8 @@ def describe_need(need: RoleNeed) -> str:
     """A role's demand in words, for instance `2 x 0.5 CPU`."""
     role = need.role
     parts = [f"{role.cpus:g} CPU", *([f"{role.gpus:g} GPU"] if role.gpus else [])]
+    parts += [f"{role.memory_gb:g} GB"] if role.memory_gb else []
+    parts += [role.accelerator] if role.accelerator else []
     parts += [f"{amount:g} {name}" for name, amount in role.resources.items()]
     placed = f" on nodes with {', '.join(f'{k}={v}' for k, v in role.labels.items())}" if role.labels else ""
     return f"{need.replicas} x {', '.join(parts)}{placed}"
@@ -170,6 +172,15 @@ def _needs(config: Config) -> tuple[RoleNeed, ...]:
     roles = config.roles
     return (
         RoleNeed("search", roles.search.replicas, roles.search),
-        RoleNeed("reward", roles.reward.replicas * len(config.reward), roles.reward),
+        *_reward_needs(config),
         RoleNeed("train", roles.train.replicas, roles.train),
     )
+
+
+def _reward_needs(config: Config) -> list[RoleNeed]:
+    """One for all rewards that run alike, one for each that has a role of its own."""
+    alike = [reward for reward in config.reward if reward.role is None]
+    shared = config.roles.reward
+    common = [RoleNeed("reward", shared.replicas * len(alike), shared)] if alike else []
+    own = [(reward.label, config.reward_role(reward)) for reward in config.reward if reward.role is not None]
+    return common + [RoleNeed(f"reward {label}", role.replicas, role) for label, role in own]

@@ -186,6 +186,8 @@ def _file_mistakes(key: str, reward: Reward) -> Iterator[str]:
 
 
 def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
+    if key.startswith("evaluate") and reward.role is not None:
+        yield f"{key}.role: held-out measures run inside the search workers; allowed: null"
     if key.startswith("evaluate") and reward.label in MEASURES:
         yield f"{key}.name = {reward.label}: is the name of a measure; allowed: another name"
 

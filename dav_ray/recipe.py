@@ -22,8 +22,8 @@ from pydantic_core import ErrorDetails
 
 from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.keys import allowed, field_of, nearest_key, required_below, show
-from dav_ray.roles import UNUSED, free
+from dav_ray.keys import allowed, field_of, is_key, nearest_key, required_below, show
+from dav_ray.roles import may_change
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -72,18 +72,17 @@ def shipped() -> list[str]:
 def differing_keys(stored: str, given: str) -> list[str]:
     """One line per key that differs between two stored configurations, with both values.
 
-    Keys that may change when a run is continued (`config.free`: resources, deadlines, trackers) are left out. A key of
-    which a release that stored one of them knew nothing counts as its default.
+    Keys that may change when a run is continued (`roles.may_change`) are left out. A key of which a release that stored
+    one of them knew nothing counts as its default.
     """
     old, new = (dict(_flat(OmegaConf.to_container(OmegaConf.create(text)))) for text in (stored, given))
-    absent, may_change = object(), free()
+    absent = object()
     lines = []
     for key in [*new, *(key for key in old if key not in new)]:
         field = field_of(key)
         default = field.default if field and isinstance(field.default, str | int | float | None) else absent
         was, now = (values.get(key, default) for values in (old, new))
-        unused = key.rpartition(".")[2] in UNUSED and ".args." not in key
-        if was != now and not unused and not any(key == free or key.startswith(f"{free}.") for free in may_change):
+        if was != now and not may_change(key):
             words = ["not set" if value is absent else show(value) for value in (was, now)]
             lines.append(f"{key}: was {words[0]}, now {words[1]}")
     return lines
@@ -255,8 +254,10 @@ def _lines(error: ErrorDetails, tree: Tree) -> Iterator[tuple[str, str]]:
         yield from ((name, f"{name}: missing; allowed: {allowed(name)}") for name in required_below(key))
     elif kind in ("extra_forbidden", "invalid_key"):
         yield key, f"{key}: unknown key; {nearest_key(key)}"
-    elif cause.startswith(f"{key}."):  # a rule about a section names its own key
+    elif is_key(cause.partition(" ")[0]):  # a rule about a section names its own key
         yield cause.partition(" ")[0], cause
+    elif is_key(first := f"{key}.{cause.partition(' ')[0]}"):
+        yield first, f"{key}.{cause}"
     else:
         what = cause or _WHAT.get(kind, "wrong type")
         rule = "" if "allowed:" in what else f"; allowed: {allowed(key)}"

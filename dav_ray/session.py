@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,14 +20,13 @@ from dav_ray.errors import DavRayError, RunError, UserError
 from dav_ray.interrupt import check
 from dav_ray.mstep.mailbox import Mailbox
 from dav_ray.mstep.train import Trainer, TrainSpec
+from dav_ray.placement import actor_options, with_cwd
 from dav_ray.plan import local_cpus
 from dav_ray.rewards.actor import RewardActor
-from dav_ray.roles import Role
 from dav_ray.search.actor import SearchActor, WorkerSpec
 
 MAILBOX = "mailbox"
 POLL_S = 0.5
-OWN_PYTHON = Path(__file__).resolve().parent / "own_python"
 
 
 @dataclass
@@ -78,7 +75,7 @@ def connected(address: str, config: Config) -> Iterator[None]:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
         }
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": _with_cwd()}}
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": with_cwd()}}
     else:
         options |= {"address": address}
     try:
@@ -113,9 +110,7 @@ def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> I
             _start_search(started, pools)
             _await_ready("reward", started.rewards, run_dir, config.roles.reward.start_timeout_s, _pythons(config))
             role = config.roles.search
-            started.away = _await_ready(
-                "search", started.workers, run_dir, role.start_timeout_s, enough=role.min_replicas or role.replicas
-            )
+            started.away = _await_ready("search", started.workers, run_dir, role.start_timeout_s, enough=role.least)
             yield started
         finally:
             started.stop()
@@ -128,11 +123,12 @@ def unwrap(error: BaseException) -> BaseException:
 
 
 def _start_rewards(started: Session) -> tuple[tuple[str, ...], ...]:
-    role, pools = started.config.roles.reward, []
+    pools = []
     for number, reward in enumerate(started.config.reward):
+        role = started.config.reward_role(reward)
         names = tuple(f"reward-{number}-{i}" for i in range(role.replicas))
         for name in names:
-            options = {**_options(role, name, started.namespace), **_own_python(reward.python)}
+            options = actor_options(role, name, started.namespace, reward.python)
             started.rewards[name] = (
                 ray.remote(RewardActor).options(**options).remote(reward.kind, dict(reward.args), role.threads)
             )
@@ -145,34 +141,8 @@ def _start_search(started: Session, pools: tuple[tuple[str, ...], ...]) -> None:
     spec = WorkerSpec(started.config, started.run_dir, started.namespace, pools, MAILBOX)
     for i in range(role.replicas):
         name = f"search-{i}"
-        options = _options(role, name, started.namespace)
+        options = actor_options(role, name, started.namespace)
         started.workers[name] = ray.remote(SearchActor).options(**options).remote(spec)
-
-
-def _options(role: Role, name: str, namespace: str) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "name": name,
-        "namespace": namespace,
-        "num_cpus": role.cpus,
-        "num_gpus": role.gpus,
-        "resources": dict(role.resources) or None,
-        "max_restarts": -1,
-        "max_task_retries": 0,
-    }
-    if role.labels:
-        options["label_selector"] = dict(role.labels)
-    return options
-
-
-def _own_python(python: str | None) -> dict[str, Any]:
-    """Options of an actor under another interpreter: it finds this package and the user's own modules, and nothing else
-    of this environment."""
-    if python is None:
-        return {}
-    paths = os.pathsep.join([str(OWN_PYTHON), _with_cwd()])
-    # Ray hands the interpreter to a shell
-    command = shlex.quote(os.path.expanduser(python))
-    return {"runtime_env": {"py_executable": command, "env_vars": {"PYTHONPATH": paths}}}
 
 
 def _pythons(config: Config) -> str:
@@ -218,12 +188,6 @@ def _start_failure(role: str, name: str, error: BaseException) -> DavRayError:
         if line.startswith(mark):  # an actor's constructor raised it: Ray keeps the words alone
             return UserError([line.removeprefix(mark), *lines[number + 1 :]])
     return RunError(role, f"{name} did not start: {lines[-1] if lines else type(cause).__name__}")
-
-
-def _with_cwd() -> str:
-    """PYTHONPATH with the current folder, so that a user's own reward module is found by the workers too."""
-    paths = [os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return os.pathsep.join(dict.fromkeys(p for p in paths if p))
 
 
 def _quiet_data() -> None:

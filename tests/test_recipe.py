@@ -114,7 +114,10 @@ def test_an_entry_of_a_list_is_named_by_its_index_unless_it_is_alone(recipe: str
             "roles.search.min_replicas=3",
             "roles.search.min_replicas = 3: more than replicas; allowed: at most 1",
         ),
-        ("roles.train.min_replicas=1", "roles.train.min_replicas = 1: all of these must be up; allowed: null"),
+        (
+            "roles.train.min_replicas=1",
+            "roles.train.min_replicas: unknown key; did you mean roles.reward.min_replicas?",
+        ),
         ("search.alpha", "search.alpha: not an override; allowed: key.sub=value"),
         ("=3", "=3: not an override; allowed: key.sub=value"),
         ("search..alpha=3", "search..alpha=3: not an override; allowed: key.sub=value"),
@@ -267,3 +270,25 @@ def test_every_key_is_described() -> None:
     for key in ("search.alpha", "mstep.lora.rank", "roles.train.labels", "evaluate.heldout.kind"):
         assert f"\n{key} " in table
     assert "wrong type" not in table
+
+
+def test_a_reward_may_have_a_role_of_its_own(recipe: str) -> None:
+    two = "reward=[{kind: brightness}, {kind: jpeg_compressibility, role: {gpus: 0.5, labels: {role: reward}}}]"
+    config = load(recipe, [two, "roles.reward.replicas=3", "roles.reward.cpus=2"]).config
+    shared, own = (config.reward_role(reward) for reward in config.reward)
+    assert (shared.replicas, shared.cpus, shared.gpus) == (3, 2, 0)
+    assert (own.replicas, own.cpus, own.gpus, own.labels) == (3, 2, 0.5, {"role": "reward"})
+    again = from_yaml(load(recipe, [two]).yaml, "somewhere/config.yaml").config
+    assert again.reward_role(again.reward[1]).gpus == 0.5
+
+    plain = load(recipe, ["reward=[{kind: brightness}, {kind: jpeg_compressibility}]"])
+    assert load(recipe, [two]).config.identity() == plain.config.identity()  # where it runs changes nothing
+    assert differing_keys(plain.yaml, load(recipe, [two]).yaml) == []
+    merged = two.replace("gpus: 0.5", "merge: true")
+    assert load(recipe, [merged]).config.identity() != plain.config.identity()
+    assert lines(recipe, two.replace("gpus: 0.5", "min_replicas: 2")) == [
+        "reward[1].role.min_replicas = 2: more than replicas; allowed: at most 1"
+    ]
+    assert lines(recipe, "roles.reward={pip: [x], container: y}") == [
+        "roles.reward.pip and container: two environments; allowed: one of python, pip, container"
+    ]

@@ -11,6 +11,7 @@ from typing import Any
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
 from dav_ray.mstep.mailbox import Job, ask
+from dav_ray.placement import demand, runtime_env
 
 POLL_S = 0.1
 
@@ -44,7 +45,7 @@ class Trainer:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         role = self._spec.config.roles.train
-        resources = {"CPU": role.cpus, "GPU": role.gpus, **role.resources}
+        resources = {name: amount for name, amount in demand(role).items() if not name.startswith("accelerator_type:")}
         try:
             TorchTrainer(
                 train_loop,
@@ -53,13 +54,15 @@ class Trainer:
                 scaling_config=ScalingConfig(
                     num_workers=role.replicas,
                     use_gpu=role.gpus > 0,
-                    resources_per_worker={name: amount for name, amount in resources.items() if amount > 0},
+                    resources_per_worker=resources,
+                    accelerator_type=role.accelerator,
                     label_selector=role.labels or None,
                 ),
                 run_config=RunConfig(
                     name=self._spec.namespace,
                     storage_path=self._storage_path,
                     failure_config=FailureConfig(max_failures=-1),
+                    worker_runtime_env=runtime_env(role) or None,
                 ),
             ).fit()
         except Exception as error:

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import ray
 
-from dav_ray import session as sessions
 from dav_ray.config import Config
 from dav_ray.errors import UserError
+from dav_ray.placement import OWN_PYTHON, runtime_env
 from dav_ray.preflight import check
 from dav_ray.recipe import load
 from dav_ray.rewards.actor import RewardPools
+from dav_ray.roles import Role
 from dav_ray.run_files import write_marker
-from dav_ray.session import OWN_PYTHON, Session, _await_ready, _start_rewards, connected
+from dav_ray.session import Session, _await_ready, _start_rewards, connected
 from dav_ray.storage import open_storage
 
 # what such an environment need not have; the last one is what the test's own reward asks for
@@ -146,5 +147,5 @@ def test_interpreters_that_will_do(lines: Callable[..., list[str]]) -> None:
 
 
 def test_no_interpreter_no_runtime_environment() -> None:
-    assert sessions._own_python(None) == {}
-    assert sessions._own_python("/a b/python")["runtime_env"]["py_executable"] == "'/a b/python'"
+    assert runtime_env(Role()) == {}
+    assert runtime_env(Role(), "/a b/python")["py_executable"] == "'/a b/python'"

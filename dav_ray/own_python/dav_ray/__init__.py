@@ -1,5 +1,5 @@
 """This package as the interpreter of another environment finds it through PYTHONPATH: without what is installed beside
-it (see `session._own_python`)."""
+it (see `placement.runtime_env`)."""
 
 from pathlib import Path
 
