@@ -136,16 +136,20 @@ def doctor(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="What should fit.")] = None,
     overrides: Overrides = None,
     address: Address = "local",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time the recipe's model on a node of the search.")
+    ] = False,
 ) -> None:
-    """Show what the cluster has against what the recipe needs. Exit code 1 if it does not fit."""
+    """Show what the cluster has or could start, and what the recipe needs. Exit code 1 if it does not fit."""
     with _exit_codes():
-        from dav_ray.doctor import doctor as examine
-        from dav_ray.doctor import render
+        from dav_ray.doctor.examine import doctor as examine
+        from dav_ray.doctor.findings import render
         from dav_ray.preflight import check_address
         from dav_ray.recipe import load
 
         check_address(address)
-        findings = examine(load(recipe, overrides or []).config if recipe else None, address)
+        loaded = load(recipe, overrides or []).config if recipe else None
+        findings = list(examine(loaded, address, measure=measure))
     typer.echo(render(findings))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

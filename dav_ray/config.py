@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -17,6 +17,8 @@ from dav_ray.mstep.options import MStep
 from dav_ray.roles import OwnRole, RewardRole, Roles, may_change, override
 from dav_ray.search.options import Search
 from dav_ray.section import Section
+
+TOLERANCE = {"default": 1e-3}  # of golden scores: float32 networks differ by less between kinds of GPU
 
 
 class Model(Section):
@@ -53,6 +55,18 @@ class Reward(Section):
     python: str | None = Field(
         default=None,
         description="interpreter of the reward's own environment, on the node where it runs (same Python and ray)",
+    )
+    golden: str | None = Field(
+        default=None,
+        description="golden scores (golden/NAME.npz of a run) that every worker of this reward has to reproduce before "
+        "it serves; default: what the first worker of the run scores first",
+        json_schema_extra={"allowed": "the path of a file"},
+    )
+    tolerance: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: dict(TOLERANCE),
+        description="by how much a golden score may be missed, times the score's size where that is above 1; by "
+        "hardware: cpu, or the GPU's type as Ray names it (for instance A100)",
+        json_schema_extra={"allowed": "numbers >= 0 by hardware, `default` for the rest"},
     )
     role: OwnRole | None = Field(  # type: ignore[valid-type]
         default=None,
@@ -123,9 +137,10 @@ class Config(Section):
     roles: Roles = Field(default_factory=Roles, validate_default=True, description="who runs where")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="held-out evaluation after each round")
     track: Track = Field(default_factory=Track, description="experiment trackers")
-    overlap: Literal["none", "stream"] = Field(
+    overlap: Literal["none", "stream", "round"] = Field(
         default="none",
-        description="stream: train on a round's groups while its search still runs (same bits as none)",
+        description="stream: train on a round's groups while its search still runs (same bits as none); round: search "
+        "the next round while this one is trained on, so that its search uses the policy of one round earlier",
     )
 
     def identity(self) -> str:
@@ -133,6 +148,15 @@ class Config(Section):
         that a run goes on under a release that has keys of which it knew nothing."""
         fixed = _fixed(self.model_dump(mode="json", exclude_defaults=True))
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def lag(self) -> int:
+        """By how many versions the policy that searches a round is older than the one that is fitted to it."""
+        return int(self.overlap == "round")
+
+    def searching_version(self, round: int) -> int:
+        """The policy version that searches a round (from 1)."""
+        return max(0, round - 1 - self.lag)
 
     def reward_role(self, reward: Reward) -> RewardRole:
         """Where the actors of one of the rewards run."""
@@ -196,6 +220,22 @@ class Config(Section):
             raise ValueError(f"mstep.epochs = {value.epochs}: with mstep.candidates = all a masked model; allowed: 1")
         if value.target == "completed" and model and model.kind != "masked":
             raise ValueError(f"mstep.target = completed: is for masked models, not {model.kind}; allowed: unmasked")
+        return value
+
+    @field_validator("overlap")
+    @classmethod
+    def _can_overlap(cls, value: str, info: ValidationInfo) -> str:
+        search, roles = info.data.get("search"), info.data.get("roles")
+        if value == "round" and search and search.kind == "refine" and search.warm_start != "off":
+            raise ValueError(
+                "search kind refine starts from the last round, which is not closed by then; "
+                "allowed: none, stream, or search.warm_start = off"
+            )
+        if value != "none" and roles and roles.train.lifetime == "round":
+            raise ValueError(
+                "the ranks of roles.train.lifetime = round live in no search; "
+                "allowed: none, or roles.train.lifetime = run"
+            )
         return value
 
     @field_validator("roles")

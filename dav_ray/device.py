@@ -1,10 +1,15 @@
-"""Precisions by name, and how quiet a role's libraries are."""
+"""Precisions by name, the memory of a process' GPU, and how quiet a role's libraries are."""
 
 from __future__ import annotations
 
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def peak_memory_gb() -> float:
+    """The most that this process' tensors held of its GPU so far, in GB (10^9 bytes); 0 where it uses none."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_initialized() else 0.0
 
 
 def quiet() -> None:

@@ -40,11 +40,17 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
         progress.say(f"{place}: this run is finished ({config.rounds} rounds); report: {place}/report.html")
         return
     progress.say(f"dav_ray: {recipe.name} in {place}")
-    with interruptible():
-        _run(recipe, storage, place, address, progress)
+    try:
+        with interruptible():
+            _run(recipe, storage, place, address, progress)
+    except SystemExit as stopped:
+        progress.say("stopped; the same command goes on from what is committed")
+        # not through Ray's own end: it takes longer than a job that is stopped has, and Ray reaps what a driver leaves
+        os._exit(int(stopped.code or 1))
 
 
 def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: Progress) -> None:
+    from dav_ray.prometheus import Prometheus
     from dav_ray.session import connected, session
 
     config = recipe.config
@@ -54,12 +60,13 @@ def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: P
         store = ManifestStore(storage)
         opened = store.open(config.identity(), library_versions())
         trackers = Trackers(config.track, recipe.name, tracker_folder(place), yaml.safe_load(recipe.yaml))
-        log = RunLog(storage, opened.epoch, trackers)
+        prometheus = Prometheus(place.rpartition("/")[2])
+        log = RunLog(storage, opened.epoch, trackers, prometheus)
         log.event("driver_started", round=opened.round, phase=opened.phase)
         store.sweep_orphans()
         progress.say("starting the search, reward and train actors")
         name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}-{opened.epoch}"
-        with failures(log), session(config, place, name) as actors:
+        with prometheus, failures(log), session(config, place, name, log) as actors:
             from dav_ray.rounds import Rounds
 
             align(config, store, Rounds(config, storage, store, actors, log, progress), progress)
@@ -88,14 +95,18 @@ def align(config: Config, store: ManifestStore, rounds: Rounds, progress: Progre
     rounds.evaluate_pretrained()
     while (state := store.current).round <= config.rounds:
         progress.begin_round()
+        ahead = config.overlap == "round" and state.round < config.rounds
         if state.phase == "search":
-            accepted = rounds.search()  # streams into the trainer where overlap is on
+            rounds.search(state.round)  # streams into the trainer with overlap: stream; was done ahead with round
             store.advance(phase="fit")
-        else:
-            accepted = rounds.reload()
         if store.current.phase == "fit":
-            rounds.fit(accepted)
-            store.advance(phase="evaluate", policy_version=state.policy_version + 1)
+            rounds.post(state.round)
+            if ahead:
+                rounds.search(state.round + 1)
+            rounds.fit()
+            store.advance(phase="evaluate", policy_version=state.round)
+        if ahead:
+            rounds.post(state.round + 1)  # the trainer does not wait for the evaluation
         summary = rounds.evaluate()
         store.close_round(summary)
         progress.end_round()

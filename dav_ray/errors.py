@@ -59,6 +59,10 @@ class RewardError(RunError):
         return type(self), (self.reward, self.chunk, self.value), self.__dict__
 
 
+class RewardTimeout(RunError, TimeoutError):
+    """A reward gave no answer in the time that its role has."""
+
+
 class StaleEpoch(RunError):
     """A newer driver has taken this run over; what this one wanted to write was refused."""
 

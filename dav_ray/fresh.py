@@ -33,9 +33,9 @@ def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address:
     with connected(address, config):
         write_marker(storage)
         name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}"
-        with session(config, place, name, train=False) as actors:
+        log = RunLog(storage, manifest.epoch)
+        with session(config, place, name, log, train=False) as actors:
             role = config.roles.search
-            log = RunLog(storage, manifest.epoch)
             dispatcher = Dispatcher(actors.workers, place, log, role.call_timeout_s, role.start_timeout_s)
             dispatcher.expect(actors.away)
             dispatcher.run("evaluate", chunks, lambda chunk, table, _: tables.__setitem__(chunk.index, ray.get(table)))

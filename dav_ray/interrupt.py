@@ -42,6 +42,11 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def interrupted() -> bool:
+    """Whether a signal has come: nothing is worth waiting for any more."""
+    return bool(_received)
+
+
 def check() -> None:
     """SystemExit if a signal has come."""
     if _received:

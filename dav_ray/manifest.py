@@ -1,8 +1,8 @@
 """The round's state in storage, and who may change it.
 
-`manifest.json` holds the open round only: its phase, the policy version, the shards committed so far, and the
-epoch of the driver that owns the run. A closed round is written once to `manifests/round-NNNN.json` and never
-changed, so the cost of a commit does not grow with the rounds before.
+`manifest.json` holds the open round only: its phase, the policy version, the shards committed so far, those that were
+committed ahead for the next round, and the epoch of the driver that owns the run. A closed round is written once to
+`manifests/round-NNNN.json` and never changed, so the cost of a commit does not grow with the rounds before.
 
 Every write is a compare-and-swap from the state that this driver saw last, and each start of a driver raises
 the epoch, so at most one driver can write: the next write of an older one fails, and it stops.
@@ -49,6 +49,7 @@ class Manifest:
     closed: int  # the last closed round, 0 if none
     versions: dict[str, str]  # of the libraries that the owning driver runs with
     config_sha256: str
+    ahead: tuple[Shard, ...] = ()  # of the round after the open one, in chunk order; absent in older manifests
 
     def to_json(self) -> bytes:
         return _to_json(asdict(self))
@@ -56,8 +57,16 @@ class Manifest:
     @staticmethod
     def from_json(data: bytes) -> Manifest:
         fields = json.loads(data)
-        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
-        return Manifest(shards=shards, **fields)
+        shards, ahead = (
+            tuple(Shard(**shard) for shard in found) for found in (fields.pop("shards"), fields.pop("ahead", ()))
+        )
+        return Manifest(shards=shards, ahead=ahead, **fields)
+
+    def shards_of(self, round: int) -> tuple[Shard, ...]:
+        """The committed shards of the open round or of the next one. ValueError for any other."""
+        if round not in (self.round, self.round + 1):
+            raise ValueError(f"round {round}: the manifest names the shards of {self.round} and {self.round + 1}")
+        return self.shards if round == self.round else self.ahead
 
 
 def buffer_folder(round: int) -> str:
@@ -122,21 +131,24 @@ class ManifestStore:
             return taken
         raise RunError("driver", f"other drivers took {self._storage.uri} over {MAX_ATTEMPTS} times")
 
-    def commit(self, shards: Sequence[Shard]) -> tuple[Shard, ...]:
-        """Accept chunks of the open round; returns all its committed shards in chunk order.
+    def commit(self, shards: Sequence[Shard], *, ahead: bool = False) -> tuple[Shard, ...]:
+        """Accept chunks of the open round, or of the next one (`ahead`); returns all committed ones, in chunk order.
 
         The first shard of a chunk stays: a later one of the same chunk is dropped, whatever its content.
         Raises ValueError for a shard of another round or of another policy version than the round's first.
         """
 
         def change(manifest: Manifest) -> Manifest:
-            committed = {shard.chunk: shard for shard in manifest.shards}
+            round = manifest.round + ahead
+            committed = {shard.chunk: shard for shard in manifest.shards_of(round)}
             for shard in shards:
-                _check_belongs(shard, manifest, committed)
+                _check_belongs(shard, round, committed)
                 committed.setdefault(shard.chunk, shard)
-            return replace(manifest, shards=tuple(committed[chunk] for chunk in sorted(committed)))
+            ordered = tuple(committed[chunk] for chunk in sorted(committed))
+            return replace(manifest, ahead=ordered) if ahead else replace(manifest, shards=ordered)
 
-        return self._update(change).shards
+        changed = self._update(change)
+        return changed.ahead if ahead else changed.shards
 
     def advance(self, *, phase: Phase | None = None, policy_version: int | None = None) -> Manifest:
         """Move the open round to a phase, a policy version or both. `finish` is what ends a run."""
@@ -145,7 +157,8 @@ class ManifestStore:
         return self._update(lambda manifest: replace(manifest, **changes))
 
     def close_round(self, summary: Mapping[str, Any]) -> Manifest:
-        """Write the open round's immutable manifest with this summary of its metrics; open the next round.
+        """Write the open round's immutable manifest with this summary of its metrics; open the next round, whose shards
+        are those that were committed ahead.
 
         If an interrupted driver had written it already, that one stands, with its summary. Raises RunError if
         it names other shards than this round's.
@@ -165,12 +178,14 @@ class ManifestStore:
             if {name: stored.get(name) for name in record} != record:
                 path = f"{self._storage.uri}/{round_manifest_path(closing.round)}"
                 raise RunError("driver", f"{path} names other shards than {MANIFEST}") from None
-        opened = replace(closing, round=closing.round + 1, phase="search", shards=(), closed=closing.round)
+        opened = replace(
+            closing, round=closing.round + 1, phase="search", shards=closing.ahead, ahead=(), closed=closing.round
+        )
         return self._update(lambda _: opened)
 
     def finish(self) -> Manifest:
         """End the run. Raises ValueError if the open round has shards that `close_round` has not recorded."""
-        if self.current.shards:
+        if self.current.shards or self.current.ahead:
             raise ValueError(f"round {self.current.round} is not closed")
         return self._update(lambda manifest: replace(manifest, phase="done"))
 
@@ -182,13 +197,15 @@ class ManifestStore:
         return json.loads(self._storage.read(round_manifest_path(round)))
 
     def sweep_orphans(self, keep_open: Collection[str] = ()) -> list[str]:
-        """Delete the open round's shards that no manifest names; returns their paths.
+        """Delete the shards of the open round and of the next one that no manifest names; returns their paths.
 
         Those in `keep_open` stay: paths of shards that are written and about to be committed.
         """
         # Listed before the manifest is read: a shard that was written after the listing is not in it.
-        listed = self._storage.list(buffer_folder(self.current.round))
-        kept = {shard.path for shard in self._refreshed().shards} | set(keep_open)
+        rounds = (self.current.round, self.current.round + 1)
+        listed = [path for round in rounds for path in self._storage.list(buffer_folder(round))]
+        refreshed = self._refreshed()
+        kept = {shard.path for shard in (*refreshed.shards, *refreshed.ahead)} | set(keep_open)
         orphans = [path for path in listed if path.endswith(".parquet") and path not in kept]
         for path in orphans:
             self._storage.delete(path)
@@ -250,10 +267,10 @@ def _check_unfinished(manifest: Manifest) -> None:
         raise ValueError("the run is finished")
 
 
-def _check_belongs(shard: Shard, manifest: Manifest, committed: Mapping[int, Shard]) -> None:
-    folder = buffer_folder(manifest.round)
+def _check_belongs(shard: Shard, round: int, committed: Mapping[int, Shard]) -> None:
+    folder = buffer_folder(round)
     if not shard.path.startswith(f"{folder}/"):
-        raise ValueError(f"shard {shard.path} is not in {folder}, the open round's folder")
+        raise ValueError(f"shard {shard.path} is not in {folder}, round {round}'s folder")
     searched = {other.policy_version for other in committed.values()} | {shard.policy_version}
     if len(searched) > 1:
         raise ValueError(f"shard {shard.path}: policy versions {sorted(searched)} in a round, which has one")

@@ -43,7 +43,7 @@ def check(config: Config, address: str = "auto") -> None:
         for i, reward in enumerate(rewards):
             name = key if len(rewards) == 1 else f"{key}[{i}]"
             mistakes += [*_reward_mistakes(name, reward, gradient), *_python_mistakes(name, reward, address)]
-            mistakes += [*_file_mistakes(name, reward), *_name_mistakes(name, reward)]
+            mistakes += [*_file_mistakes(name, reward), *_golden_mistakes(name, reward), *_name_mistakes(name, reward)]
     if mistakes:
         raise UserError(mistakes)
     if config.model.kind == "masked":
@@ -183,6 +183,23 @@ def _file_mistakes(key: str, reward: Reward) -> Iterator[str]:
         yield f"{key}.args.{name} = {value}: no such file; allowed: {what}"
     elif file.suffix != ".safetensors" and not zipfile.is_zipfile(file):
         yield f"{key}.args.{name} = {value}: is no checkpoint that torch.save wrote; allowed: {what}"
+
+
+def _golden_mistakes(key: str, reward: Reward) -> Iterator[str]:
+    if reward.golden is None:
+        return
+    if key.startswith("evaluate"):
+        yield f"{key}.golden: held-out measures run inside the search workers; allowed: null"
+        return
+    from dav_ray.rewards.golden import decode
+
+    rule = "allowed: golden/NAME.npz of a run"
+    try:
+        decode(Path(reward.golden).expanduser().read_bytes())
+    except OSError as error:
+        yield f"{key}.golden = {reward.golden}: can't be read ({error.strerror}); {rule}"
+    except ValueError as error:
+        yield f"{key}.golden = {reward.golden}: holds no golden scores ({error}); {rule}"
 
 
 def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:

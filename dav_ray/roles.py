@@ -117,7 +117,7 @@ class Roles(Section):
     train: TrainRole = Field(default_factory=TrainRole, description="ranks of the M-step")
 
 
-UNUSED = ("origin", "python")  # keys of models, rewards and measures that no result depends on
+UNUSED = {"origin", "python", "golden", "tolerance"}  # keys of models, rewards and measures that no result depends on
 # torch threads, the number of ranks and the shapes of reward batches decide the order of sums
 _KEPT = {"search": {"threads"}, "reward": {"threads", "batch", "merge"}, "train": {"threads", "replicas"}}
 
@@ -134,4 +134,4 @@ def may_change(key: str) -> bool:
         return False
     if "role" in rest[:-1]:
         return rest[rest.index("role") + 1] not in _KEPT["reward"]
-    return first in ("model", "reward", "evaluate") and bool(rest) and rest[-1] in UNUSED
+    return first in ("model", "reward", "evaluate") and not UNUSED.isdisjoint(rest)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dav_ray.errors import UserError
 from dav_ray.storage import Storage, open_storage
@@ -59,20 +60,41 @@ def read_run(run_dir: str) -> StoredRun:
     return StoredRun(storage, manifest, recipe.config)
 
 
-class RunLog:
-    """Appends to events.jsonl and metrics.jsonl; metrics go to the trackers too."""
+class Exporter(Protocol):
+    """Who watches a run from outside: `dav_ray.prometheus`."""
 
-    def __init__(self, storage: Storage, epoch: int, trackers: Trackers | None = None) -> None:
-        self._storage, self._epoch, self._trackers = storage, epoch, trackers
+    def record(self, values: Mapping[str, float]) -> None: ...
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None: ...
+
+    def live(self, name: str, value: float, **tags: str) -> None: ...
+
+
+class RunLog:
+    """Appends to events.jsonl and metrics.jsonl; metrics go to the trackers too, all to the exporter."""
+
+    def __init__(
+        self, storage: Storage, epoch: int, trackers: Trackers | None = None, exporter: Exporter | None = None
+    ) -> None:
+        self._storage, self._epoch, self._trackers, self._exporter = storage, epoch, trackers, exporter
 
     def event(self, name: str, **fields: Any) -> None:
         """What happened, for instance `worker_lost`, with whatever identifies it."""
         self._append("events.jsonl", {"event": name, "epoch": self._epoch, **fields})
+        if self._exporter is not None:
+            self._exporter.event(name, fields)
 
     def metrics(self, round: int, role: str, values: dict[str, float]) -> None:
         self._append("metrics.jsonl", {"round": round, "role": role, **values})
         if self._trackers is not None:
             self._trackers.log(round, values)
+        if self._exporter is not None:
+            self._exporter.record(values)
+
+    def live(self, name: str, value: float, **tags: str) -> None:
+        """A number of the moment, for the exporter alone: kept nowhere."""
+        if self._exporter is not None:
+            self._exporter.live(name, value, **tags)
 
     def _append(self, path: str, record: dict[str, Any]) -> None:
         self._storage.append_line(path, json.dumps({"time": round(time.time(), 3), **record}))

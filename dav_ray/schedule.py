@@ -58,6 +58,10 @@ class Schedule(Generic[Item]):
         self._runners.setdefault(index, set()).add(worker)
         return self._items[index]
 
+    def doubled(self, worker: Hashable) -> bool:
+        """Whether another worker is at this one's item too."""
+        return len(self._runners[self._running[worker][0]]) > 1
+
     def complete(self, worker: Hashable, now: float) -> bool:
         """The worker is done with its item. False if another was done with it before: this result does not count."""
         index, since = self._leave(worker)

@@ -16,17 +16,22 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dav_ray.config import Config
-from dav_ray.errors import DavRayError, RunError, UserError
-from dav_ray.interrupt import check
-from dav_ray.mstep.mailbox import Mailbox
+from dav_ray.doctor.refusal import refuse_misfits
+from dav_ray.errors import RunError, UserError
+from dav_ray.failures import start_failure
+from dav_ray.fleet import FLEET, await_fleet, client_timeout, reward_specs, start_fleet
+from dav_ray.interrupt import check, interrupted
+from dav_ray.mstep.mailbox import Mailbox, ask
 from dav_ray.mstep.train import Trainer, TrainSpec
 from dav_ray.placement import actor_options, with_cwd
+from dav_ray.places import log_place
 from dav_ray.plan import local_cpus
-from dav_ray.rewards.actor import RewardActor
+from dav_ray.run_files import RunLog
 from dav_ray.search.actor import SearchActor, WorkerSpec
 
 MAILBOX = "mailbox"
 POLL_S = 0.5
+TRAINER_END_S = 120.0
 
 
 @dataclass
@@ -38,20 +43,64 @@ class Session:
     namespace: str
     mailbox: Any
     workers: dict[str, Any] = field(default_factory=dict)  # search actors by name
-    rewards: dict[str, Any] = field(default_factory=dict)
+    fleet: Any = None  # the actor that serves the rewards
     trainer: Trainer | None = None
     away: tuple[str, ...] = ()  # search actors that have not found a place yet
+    scratch: str = ""  # a folder of the driver's node, for Ray Train's own files
+    worker: WorkerSpec | None = None  # what a search actor is built from
+    started: int = 0  # how often the search actors were
 
-    def start_trainer(self, scratch: str) -> None:
-        self.trainer = Trainer(TrainSpec(self.config, self.run_dir, self.namespace, MAILBOX), scratch)
+    def start_search(self, log: RunLog) -> bool:
+        """Start the search actors, unless they are there: False."""
+        if self.workers:
+            return False
+        role = self.config.roles.search
+        self.started += 1
+        for i in range(role.replicas):
+            # the name of an actor that was killed is not free at once
+            options = actor_options(role, f"search-{i}-{self.started}", self.namespace)
+            self.workers[f"search-{i}"] = ray.remote(SearchActor).options(**options).remote(self.worker)
+        log.event("actors_started", role="search", actors=len(self.workers))
+        return True
+
+    def await_search(self, log: RunLog) -> tuple[str, ...]:
+        """Wait until enough of the search actors that were started are up; names of the others."""
+        role = self.config.roles.search
+        return _await_ready("search", self.workers, self.run_dir, role.start_timeout_s, log, enough=role.least)
+
+    def release_search(self, log: RunLog) -> None:
+        """End the search actors, so that what they hold serves others."""
+        if self.workers:
+            log.event("released", role="search", actors=len(self.workers))
+        for actor in self.workers.values():
+            ray.kill(actor)
+        self.workers.clear()
+
+    def start_trainer(self, job: str, log: RunLog) -> None:
+        """job: a name that no trainer of this session has had."""
+        self.trainer = Trainer(TrainSpec(self.config, self.run_dir, self.namespace, MAILBOX, job), self.scratch)
+        log.event("actors_started", role="train", actors=self.config.roles.train.replicas)
+
+    def end_trainer(self, log: RunLog) -> None:
+        """End the ranks and wait until they are gone. RunError if they don't go."""
+        if self.trainer is None:
+            return
+        ask(self.mailbox.stop.remote())
+        if not self.trainer.join(TRAINER_END_S):
+            raise RunError("train", f"its ranks did not end in {TRAINER_END_S:.0f} s")
+        self.trainer = None
+        ask(self.mailbox.reopen.remote())
+        log.event("released", role="train", actors=self.config.roles.train.replicas)
 
     def stop(self) -> None:
         """End the trainer, then the actors. What they had done is in storage."""
+        if interrupted():
+            return  # they end with the driver
         with contextlib.suppress(exceptions.RayError):
             ray.get(self.mailbox.stop.remote(), timeout=10)
         if self.trainer is not None:
             self.trainer.join(20)
-        for actor in (*self.workers.values(), *self.rewards.values(), self.mailbox):
+        for actor in (*self.workers.values(), *filter(None, [self.fleet]), self.mailbox):
             ray.kill(actor)
 
 
@@ -88,71 +137,45 @@ def connected(address: str, config: Config) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        if not interrupted():
+            ray.shutdown()
 
 
 @contextlib.contextmanager
-def session(config: Config, run_dir: str, name: str, *, train: bool = True) -> Iterator[Session]:
+def session(config: Config, run_dir: str, name: str, log: RunLog, *, train: bool = True) -> Iterator[Session]:
     """Start every role and wait for search and reward; the trainer comes up meanwhile. RunError names a role that never
-    came up."""
+    came up; events tell where each actor is."""
+    refuse_misfits(config, train=train)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = (
         ray.remote(Mailbox)
         .options(name=MAILBOX, namespace=name, num_cpus=0, scheduling_strategy=here, max_concurrency=100)
-        .remote()
+        .remote(1 + config.lag)
     )
     started = Session(config, run_dir, name, mailbox)
     with tempfile.TemporaryDirectory(prefix="dav_ray-", ignore_cleanup_errors=True) as scratch:
+        started.scratch = scratch
         try:
-            if train:
-                started.start_trainer(scratch)
-            pools = _start_rewards(started)
-            _start_search(started, pools)
-            _await_ready("reward", started.rewards, run_dir, config.roles.reward.start_timeout_s, _pythons(config))
-            role = config.roles.search
-            started.away = _await_ready("search", started.workers, run_dir, role.start_timeout_s, enough=role.least)
+            if train and config.roles.train.lifetime == "run":
+                started.start_trainer("run", log)
+            started.fleet = start_fleet(reward_specs(config, name), run_dir, name)
+            started.worker = WorkerSpec(config, run_dir, name, FLEET, client_timeout(config), MAILBOX)
+            started.start_search(log)
+            await_fleet(started.fleet, config)
+            started.away = started.await_search(log)
             yield started
         finally:
             started.stop()
 
 
-def unwrap(error: BaseException) -> BaseException:
-    """The exception behind what `ray.get` raised."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(error, exceptions.RayTaskError) and isinstance(cause, BaseException) else error
-
-
-def _start_rewards(started: Session) -> tuple[tuple[str, ...], ...]:
-    pools = []
-    for number, reward in enumerate(started.config.reward):
-        role = started.config.reward_role(reward)
-        names = tuple(f"reward-{number}-{i}" for i in range(role.replicas))
-        for name in names:
-            options = actor_options(role, name, started.namespace, reward.python)
-            started.rewards[name] = (
-                ray.remote(RewardActor).options(**options).remote(reward.kind, dict(reward.args), role.threads)
-            )
-        pools.append(names)
-    return tuple(pools)
-
-
-def _start_search(started: Session, pools: tuple[tuple[str, ...], ...]) -> None:
-    role = started.config.roles.search
-    spec = WorkerSpec(started.config, started.run_dir, started.namespace, pools, MAILBOX)
-    for i in range(role.replicas):
-        name = f"search-{i}"
-        options = actor_options(role, name, started.namespace)
-        started.workers[name] = ray.remote(SearchActor).options(**options).remote(spec)
-
-
-def _pythons(config: Config) -> str:
-    """Another reason why a reward may not come up: Ray reports an interpreter that does not start as no place."""
-    own = sorted({reward.python for reward in config.reward if reward.python is not None})
-    return f", or {', '.join(own)} (reward.python) has not this Python and ray" if own else ""
-
-
 def _await_ready(
-    role: str, actors: dict[str, Any], run_dir: str, timeout_s: float, reason: str = "", enough: int | None = None
+    role: str,
+    actors: dict[str, Any],
+    run_dir: str,
+    timeout_s: float,
+    log: RunLog,
+    reason: str = "",
+    enough: int | None = None,
 ) -> tuple[str, ...]:
     """Wait for the first answer of `enough` actors (all of them); the names of the others. reason: what else may be
     wrong if there is none."""
@@ -165,9 +188,9 @@ def _await_ready(
         for ref in ready:
             name = waiting.pop(ref)
             try:
-                ray.get(ref)
+                log_place(log, role, name, ray.get(ref))
             except exceptions.RayError as error:
-                raise _start_failure(role, name, error) from error
+                raise start_failure(role, name, error) from error
         if time.monotonic() > deadline:
             names = ", ".join(sorted(waiting.values()))
             raise RunError(
@@ -176,18 +199,6 @@ def _await_ready(
                 "see dav-ray doctor",
             )
     return tuple(waiting.values())
-
-
-def _start_failure(role: str, name: str, error: BaseException) -> DavRayError:
-    cause = unwrap(error)
-    if isinstance(cause, DavRayError):
-        return cause
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    mark = f"{UserError.__module__}.{UserError.__name__}: "
-    for number, line in enumerate(lines):
-        if line.startswith(mark):  # an actor's constructor raised it: Ray keeps the words alone
-            return UserError([line.removeprefix(mark), *lines[number + 1 :]])
-    return RunError(role, f"{name} did not start: {lines[-1] if lines else type(cause).__name__}")
 
 
 def _quiet_data() -> None:

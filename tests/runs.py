@@ -52,8 +52,8 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], code: int) -> str:
-    output, _ = process.communicate(timeout=240)
+def finish(process: subprocess.Popen[str], code: int, timeout_s: float = 240) -> str:
+    output, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == code, output
     return output
 

@@ -94,13 +94,14 @@ def test_node_types(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_roles_of_the_mixed_recipe_have_nodes(name: str) -> None:
-    from dav_ray.doctor import Node, _holds
+    from dav_ray.doctor.packing import actor_demand
+    from dav_ray.doctor.pool import Node
     from dav_ray.recipe import load as recipe
 
     nodes = {key: Node(key, node["resources"], node["labels"]) for key, node in node_types(name).items()}
     roles = recipe(str(CLUSTER / "mixed.yaml"), []).config.roles
     found = {
-        role: {key for key, node in nodes.items() if _holds(node, getattr(roles, role))}
+        role: {key for key, node in nodes.items() if not node.lacks(actor_demand(getattr(roles, role)))}
         for role in ("search", "reward", "train")
     }
     assert found == {"search": {"a100", "l4"}, "reward": {"reward"}, "train": {"a100"}}

@@ -38,7 +38,7 @@ class Sleeper:
         self.name, self.pace = name, pace
 
     def ready(self, run_dir: str) -> str:
-        return self.name
+        return ray.get_runtime_context().get_node_id()
 
     @ray.method(num_returns=2)
     def search(self, item: Item) -> tuple[str, tuple[str, float, float]]:

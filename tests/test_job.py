@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,10 +28,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A head of its own with token authentication; only its processes are ended."""
-    home = tmp_path_factory.mktemp("ray")
+    # jobs look there for "auto": another Ray of this machine writes its address to the default place
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as files:
+        yield from _head(tmp_path_factory.mktemp("ray"), files)
+
+
+def _head(home: Path, files: str) -> Iterator[dict[str, str]]:
     token = home / "token"
     token.write_text("0123456789abcdef" * 4)
     env = {
@@ -37,11 +44,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": files,
     }
     port = free_port()
     command = [RAY, "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={port}"]
     command += [
-        "--num-cpus=2",
+        "--num-cpus=4",
         "--min-worker-port=21000",
         "--max-worker-port=21999",
         f"--ray-client-server-port={free_port()}",
@@ -68,31 +76,114 @@ def _wait_for_port(port: int, head: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"no dashboard: {log.read_text()}")
 
 
-def submit(env: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """From a folder that holds jobs/ and nothing else, as `--working-dir .` would be from a clone."""
-    command = [RAY, "job", "submit", "--working-dir", str(folder), "--", sys.executable, "jobs/align.py", *words]
+REWARD = """
+import os
+import time
+
+
+class Slow:
+    \"\"\"The mean value of an image, raised by a number that the job's environment tells, after a while.\"\"\"
+
+    differentiable = False
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, samples, conditions):
+        time.sleep(self.seconds)
+        return samples.mean((1, 2, 3)) + float(os.environ["SHIFT"])
+"""
+
+
+def upload(folder: Path, **changes: Any) -> Path:
+    """A folder that holds jobs/, a recipe and a reward and nothing else, as `--working-dir .` would be from a clone."""
+    save_tiny(folder)
+    place = folder / "upload"
+    (place / "jobs").mkdir(parents=True)
+    (place / "jobs/align.py").write_text((ROOT / "jobs/align.py").read_text())
+    (place / "slow.py").write_text(REWARD)
+    (place / "tiny.yaml").write_text(recipe(folder, rounds=1, **changes).read_text())
+    return place
+
+
+def job(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([RAY, "job", *words], env=env, capture_output=True, text=True, timeout=240)
+
+
+def submit(env: dict[str, str], folder: Path, *words: str, options: Sequence[str] = ()) -> str:
+    """What `ray job submit` said; options: of its own."""
     for _ in range(20):
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+        done = job(
+            env,
+            *("submit", "--working-dir", str(folder), *options, "--", sys.executable, "jobs/align.py", *words),
+        )
         if "No available agent" not in done.stderr:  # the node's agent comes up after the dashboard
             break
         time.sleep(3)
-    return done
+    return f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
 
 
 def test_a_submitted_job_aligns(cluster: dict[str, str], tmp_path: Path) -> None:
-    save_tiny(tmp_path)
-    upload = tmp_path / "upload"
-    (upload / "jobs").mkdir(parents=True)
-    (upload / "jobs/align.py").write_text((ROOT / "jobs/align.py").read_text())
-    (upload / "tiny.yaml").write_text(recipe(tmp_path, rounds=1).read_text())
-
-    refused = submit(cluster, upload, "tiny.yaml", "--run-dir", "relative")
-    assert refused.returncode == 1 and "--run-dir relative" in refused.stdout + refused.stderr
+    folder = upload(tmp_path)
+    refused = submit(cluster, folder, "tiny.yaml", "--run-dir", "relative")
+    assert refused.startswith("exit code 1") and "--run-dir relative" in refused
 
     run_dir = tmp_path / "job"
-    done = submit(cluster, upload, "tiny.yaml", "--run-dir", str(run_dir))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "round 1/1" in done.stdout or "round 1, aligned" in done.stdout
+    said = submit(cluster, folder, "tiny.yaml", "--run-dir", str(run_dir))
+    assert said.startswith("exit code 0"), said
+    assert "round 1/1" in said or "round 1, aligned" in said
     assert json.loads((run_dir / "manifest.json").read_text())["phase"] == "done"
     assert len(shards(run_dir)) == 3 and (run_dir / "report.html").exists()
     assert [event["round"] for event in events(run_dir) if event["event"] == "chunk_committed"] == [1, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_stopped_job_goes_on_under_another_id(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Stopped in the middle of the search; the driver ends by itself, before it would be killed after 3 s."""
+    search = {"candidates": 2, "alpha": 0.01, "steps": 4, "guidance_scale": 2.0, "trajectories": 60, "chunk": 3}
+    reward = {"kind": "slow:Slow", "args": {"seconds": 0.3}}
+    folder = upload(tmp_path, search=search, reward=reward)
+    environment = json.dumps({"env_vars": {"SHIFT": "1000"}})
+
+    def start(name: str, run_dir: Path) -> None:
+        options = ("--no-wait", "--submission-id", name, "--runtime-env-json", environment)
+        said = submit(cluster, folder, "tiny.yaml", "--run-dir", str(run_dir), options=options)
+        assert said.startswith("exit code 0"), said
+
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    start("first", stopped)
+    log = until(lambda: job(cluster, "logs", "first").stdout, lambda text: "search: chunk" in text)
+    assert "round 1/1 | search: chunk" in log
+    assert job(cluster, "stop", "first").returncode == 0
+    assert "stopped" in job(cluster, "status", "first").stdout.lower()
+    until(lambda: job(cluster, "logs", "first").stdout, lambda text: "the same command goes on" in text)
+    before = committed(stopped)
+    manifest = json.loads((stopped / "manifest.json").read_text())
+    assert len(before) <= len(manifest["shards"]) < 20 and manifest["phase"] == "search"
+
+    start("second", stopped)
+    start("undisturbed", whole)
+    for name in ("second", "undisturbed"):
+        said = until(
+            lambda name=name: job(cluster, "status", name).stdout.lower(),
+            lambda text: "succeeded" in text or "failed" in text,
+        )
+        assert "succeeded" in said, job(cluster, "logs", name).stdout
+    assert len(before) > 0 and len(set(committed(stopped))) == len(committed(stopped)) >= 19
+    assert shards(stopped) == shards(whole) and len(shards(whole)) == 20
+    found = json.loads((whole / "metrics.jsonl").read_text().splitlines()[1])
+    assert 1000.0 <= found["reward/mean"] <= 1001.0  # what --runtime-env-json says is known to the reward's actor
+
+
+def committed(run_dir: Path) -> list[int]:
+    """Chunks, in the order in which events.jsonl names them."""
+    return [event["chunk"] for event in events(run_dir) if event["event"] == "chunk_committed"]
+
+
+def until(ask: Callable[[], str], true: Callable[[str], bool]) -> str:
+    deadline = time.monotonic() + 400
+    while not true(answer := ask()):
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.5)
+    return answer

@@ -14,10 +14,12 @@ SINGLE = (
     *("sequences", "checkpoint", "masked_model", "pretrain"),
 )
 FOLDERS = ("diffusion", "search", "rewards", "samples", "problems")
+DOCTOR = ("findings", "fit", "measure", "memory", "packing", "pool", "timing", "versions", "weights")
 PURE = sorted(
     {f"{name}.py" for name in SINGLE}
     | {f"{folder}/{file.name}" for folder in FOLDERS for file in (PACKAGE / folder).glob("*.py")}
     | {"mstep/objective.py", "mstep/fit.py"}
+    | {f"doctor/{name}.py" for name in DOCTOR}
 )
 PURE = [file for file in PURE if not file.endswith("actor.py")]
 # `dav-ray evaluate` starts a cluster's actors; what measures a sample does not

@@ -135,7 +135,7 @@ def test_the_first_shard_of_a_chunk_stays(storage: Storage) -> None:
 def test_commit_refuses_what_is_not_of_this_round(storage: Storage) -> None:
     store = driver(storage)
     store.commit([written_shard(storage, 0)])
-    with pytest.raises(ValueError, match="open round's folder"):
+    with pytest.raises(ValueError, match="round 1's folder"):
         store.commit([written_shard(storage, 1, round=2)])
     with pytest.raises(ValueError, match=r"policy versions \[0, 1\]"):
         store.commit([written_shard(storage, 1, policy_version=1)])
@@ -217,6 +217,69 @@ def test_a_takeover_is_proved_only_by_a_swap_that_succeeded(tmp_path: Path) -> N
     # Two drivers that start at once want the same bytes; a conflict must not be read as "mine has landed".
     with pytest.raises(RunError, match="other drivers took .* over 20 times"):
         ManifestStore(LostAnswers(str(tmp_path))).open(CONFIG, VERSIONS)
+
+
+def test_what_is_committed_ahead_becomes_the_next_rounds(storage: Storage) -> None:
+    store = driver(storage)
+    mine, ahead = written_shard(storage, 0), [written_shard(storage, chunk, round=2) for chunk in range(3)]
+    store.commit([mine])
+    store.advance(phase="fit")
+    assert store.commit([ahead[2], ahead[0]], ahead=True) == (ahead[0], ahead[2])
+    assert store.commit([ahead[0]], ahead=True) == (ahead[0], ahead[2])
+    assert (store.current.round, store.current.phase, store.current.shards) == (1, "fit", (mine,))
+    assert store.current.shards_of(1) == (mine,) and store.current.shards_of(2) == (ahead[0], ahead[2])
+    with pytest.raises(ValueError, match="round 3"):
+        store.current.shards_of(3)
+
+    successor = driver(storage)  # as after a kill in the middle of a search ahead
+    assert successor.current.ahead == (ahead[0], ahead[2])
+    successor.advance(phase="evaluate", policy_version=1)
+    opened = successor.close_round({})
+    assert (opened.round, opened.phase, opened.shards, opened.ahead) == (2, "search", (ahead[0], ahead[2]), ())
+    assert [shard["chunk"] for shard in successor.round_manifest(1)["shards"]] == [0]
+    assert successor.commit([ahead[1]]) == tuple(ahead)
+    successor.close_round({})
+    assert successor.round_manifest(2)["policy_version"] == 0  # that searched, though version 1 was there by then
+
+
+def test_commit_ahead_refuses_other_rounds_and_other_versions(storage: Storage) -> None:
+    store = driver(storage)
+    store.commit([written_shard(storage, 0)])
+    store.commit([written_shard(storage, 0, round=2, policy_version=1)], ahead=True)  # the open round has version 0
+    for round in (1, 3):
+        with pytest.raises(ValueError, match="round 2's folder"):
+            store.commit([written_shard(storage, 1, round=round, policy_version=1)], ahead=True)
+    with pytest.raises(ValueError, match=r"policy versions \[1, 2\]"):
+        store.commit([written_shard(storage, 1, round=2, policy_version=2)], ahead=True)
+    assert len(store.current.shards) == len(store.current.ahead) == 1
+
+
+def test_a_run_with_shards_ahead_is_not_finished(storage: Storage) -> None:
+    store = driver(storage)
+    store.commit([written_shard(storage, 0, round=2)], ahead=True)
+    with pytest.raises(ValueError, match="is not closed"):
+        store.finish()
+
+
+def test_a_manifest_of_before_there_was_an_ahead_is_read(storage: Storage) -> None:
+    store = driver(storage)
+    shard = written_shard(storage, 0)
+    store.commit([shard])
+    old = json.loads(storage.read("manifest.json"))
+    assert old.pop("ahead") == []
+    storage.write("manifest.json", json.dumps(old).encode())
+    successor = driver(storage)
+    assert (successor.current.shards, successor.current.ahead) == ((shard,), ())
+
+
+def test_sweep_takes_the_orphans_of_a_search_ahead_too(storage: Storage) -> None:
+    store = driver(storage)
+    named = [written_shard(storage, 0), written_shard(storage, 0, round=2)]
+    orphans = [written_shard(storage, 1).path, written_shard(storage, 1, round=2).path]
+    store.commit(named[:1])
+    store.commit(named[1:], ahead=True)
+    assert store.sweep_orphans() == orphans
+    assert storage.list("buffer") == [shard.path for shard in named]
 
 
 def test_sweep_takes_only_orphans_of_the_open_round(storage: Storage) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from dav_ray.config import Config
-from dav_ray.doctor import Node, fits
 from dav_ray.plan import local_cpus, plan, render
 
 
@@ -117,40 +116,6 @@ def test_a_masked_model_takes_at_most_what_design_section_2_counts() -> None:
     assert plan(masked(["", "class=1"], guidance_scale=2)).network_passes == 2
     assert plan(masked(["class=1"], guidance_scale=1)).network_passes == 1
     assert plan(masked(["fixed=0:A"], guidance_scale=2)).network_passes == 1
-
-
-NODES = [
-    Node("a", {"CPU": 4, "GPU": 1}, {"zone": "east"}),
-    Node("b", {"CPU": 16}, {"zone": "west"}),
-]
-
-
-@pytest.mark.parametrize(
-    ("role", "fit", "words"),
-    [
-        ({"cpus": 8}, True, "fits 1 of 2 nodes"),
-        ({"cpus": 2, "gpus": 0.5}, True, "fits 1 of 2 nodes"),
-        ({"gpus": 2}, False, "GPU: 2 needed, the largest node has 1"),
-        ({"cpus": 8, "gpus": 1}, False, "not together on one node"),
-        ({"resources": {"tpu": 1}}, False, "tpu: 1 needed, the largest node has 0"),
-        ({"labels": {"zone": "north"}}, False, "label zone=north: on no node"),
-        ({"labels": {"zone": "in(west, north)"}}, True, "fits 1 of 2 nodes"),
-        ({"labels": {"zone": "!east"}}, True, "fits 1 of 2 nodes"),
-    ],
-)
-def test_doctor_names_what_fits_no_node(role: dict, fit: bool, words: str) -> None:
-    search = next(iter(fits(plan(config(roles={"search": role})), NODES)))
-    assert search.ok is fit
-    assert words in search.text
-
-
-def test_doctor_sums_over_the_cluster() -> None:
-    findings = list(fits(plan(config(roles={"search": {"replicas": 3, "gpus": 1, "cpus": 6}})), NODES))
-    totals = {finding.text: finding.ok for finding in findings if finding.subject == "all roles"}
-    assert totals == {
-        "21 CPU needed, 1 of it free for Ray Data; the cluster has 20": False,
-        "3 GPU needed; the cluster has 1": False,
-    }
 
 
 def test_a_run_is_the_same_under_a_release_with_more_keys() -> None:

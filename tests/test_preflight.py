@@ -8,12 +8,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dav_ray.errors import UserError
 from dav_ray.model_folder import model_path
 from dav_ray.preflight import _facts_of_source, check, check_address, check_run_dir
 from dav_ray.recipe import Recipe, load
+from dav_ray.rewards.golden import Golden, encode
 from dav_ray.rewards.registry import BUILTIN, resolve
 
 REWARDS = """
@@ -189,6 +191,21 @@ def test_pipelines_that_cannot_be_searched(folder: Path, file: str, changes: dic
     (found,) = lines()
     assert found.startswith("model.path = ./pipeline: ")
     assert words in found
+
+
+def test_golden_scores_are_looked_for(folder: Path) -> None:
+    (folder / "text.npz").write_text("no archive")
+    rule = "allowed: golden/NAME.npz of a run"
+    assert lines("reward={kind: brightness, golden: nowhere.npz}") == [
+        f"reward.golden = nowhere.npz: can't be read (No such file or directory); {rule}"
+    ]
+    (line,) = lines("reward={kind: brightness, golden: text.npz}")
+    assert line.startswith("reward.golden = text.npz: holds no golden scores (") and line.endswith(rule)
+    (line,) = lines("evaluate.heldout=[{kind: brightness, golden: text.npz}]")
+    assert line == "evaluate.heldout.golden: held-out measures run inside the search workers; allowed: null"
+    golden = Golden(np.zeros((1, 3, 2, 2), np.float32), ("cat",), np.array([0.0]), grad=False)
+    (folder / "fine.npz").write_bytes(encode(golden))
+    check(load("mine.yaml", ["reward={kind: brightness, golden: fine.npz}"]).config)
 
 
 def test_missing_parts_are_named(folder: Path) -> None:

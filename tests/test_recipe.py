@@ -272,6 +272,16 @@ def test_every_key_is_described() -> None:
     assert "wrong type" not in table
 
 
+def test_golden_scores_and_tolerances_change_no_result(recipe: str) -> None:
+    plain = load(recipe)
+    given = load(recipe, ["reward={kind: brightness, golden: /some/file.npz, tolerance: {A100: 0.01}}"])
+    assert given.config.reward[0].tolerance == {"A100": 0.01} and plain.config.reward[0].tolerance == {"default": 1e-3}
+    assert given.config.identity() == plain.config.identity()
+    assert differing_keys(plain.yaml, given.yaml) == []
+    (line,) = lines(recipe, "reward={kind: brightness, tolerance: {cpu: -1}}")
+    assert line.startswith("reward.tolerance.cpu = -1: ")
+
+
 def test_a_reward_may_have_a_role_of_its_own(recipe: str) -> None:
     two = "reward=[{kind: brightness}, {kind: jpeg_compressibility, role: {gpus: 0.5, labels: {role: reward}}}]"
     config = load(recipe, [two, "roles.reward.replicas=3", "roles.reward.cpus=2"]).config

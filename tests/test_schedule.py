@@ -85,7 +85,9 @@ def tail_of_a_round() -> Schedule[str]:
 
 def test_a_fast_worker_doubles_what_a_slow_one_has_and_the_first_result_counts() -> None:
     schedule = tail_of_a_round()
+    assert not schedule.doubled("slow")
     assert schedule.next("fast", 11) == "s2"
+    assert schedule.doubled("fast") and schedule.doubled("slow")
     assert schedule.next("third", 11) is None  # two are enough
     assert schedule.complete("fast", 12) and schedule.finished
     assert not schedule.complete("slow", 20)

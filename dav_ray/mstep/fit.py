@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dav_ray.device import peak_memory_gb
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.errors import RunError
 from dav_ray.mstep.objective import Rows, accumulate, batches
@@ -51,6 +52,7 @@ class Fitter:
         self._diffusion, self._config, self._seed, self._defer = diffusion, config, seed, defer
         self._parameters = [p for p in diffusion.trainable().parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._device = device
         self._scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
 
     def fit(self, round: int, groups: Iterable[Rows]) -> dict[str, float]:
@@ -111,7 +113,8 @@ class Fitter:
         count = max(1.0, total(float(totals.transitions)))
         steps = self._diffusion.steps
         norms = totals.grad_norms
-        return {
+        memory = {"memory/train_gb": total(peak_memory_gb(), dist.ReduceOp.MAX)} if self._device == "cuda" else {}
+        return memory | {
             "mstep/nll": steps * total(totals.nll) / count,
             "mstep/kl": steps * total(totals.kl) / count,
             "mstep/grad_norm": sum(norms) / max(1, len(norms)),

@@ -30,14 +30,17 @@ class Job:
 
 
 class Mailbox:
-    def __init__(self) -> None:
+    """keep: policies that it holds for the search workers, the newest ones."""
+
+    def __init__(self, keep: int = 1) -> None:
+        self._keep = keep
         self._job: Job | None = None
         self._groups: dict[int, tuple[list[Any], dict[int, float]]] = {}
         self._result: dict[str, float] | None = None
-        self._weights: tuple[int, Any] | None = None
+        self._weights: dict[int, Any] = {}  # by version
         self._failure: DavRayError | None = None
         self._troubles: list[str] = []  # what ranks raised since the last result
-        self._alive: set[int] = set()
+        self._places: dict[int, str] = {}  # rank -> id of the node that it last asked from
         self._stopped = False
 
     async def post_job(self, job: Job) -> None:
@@ -49,18 +52,15 @@ class Mailbox:
         """shares: one Ray dataset of rows per rank; weights: W by trajectory number."""
         self._groups[number] = shares, weights
 
-    async def has_group(self, number: int) -> bool:
-        return number in self._groups
-
-    async def job(self, rank: int) -> Job | str | None:
-        """The open job; "stop" at the run's end; None while there is nothing to do."""
-        self._alive.add(rank)
+    async def job(self, rank: int, node: str) -> Job | str | None:
+        """The open job; "stop" at the trainer's end; None while there is nothing to do. node: where the rank is."""
+        self._places[rank] = node
         if self._stopped:
             return "stop"
         return self._job if self._result is None else None
 
     async def group(self, round: int, number: int, rank: int) -> tuple[Any, dict[int, float]] | str | None:
-        """A rank's dataset and the weights of the group; "stop" at the run's end; None while it is not there."""
+        """A rank's dataset and the weights of the group; "stop" at the trainer's end; None while it is not there."""
         if self._stopped:
             return "stop"
         if self._job is None or self._job.round != round or number not in self._groups:
@@ -70,7 +70,9 @@ class Mailbox:
 
     async def hand_in(self, round: int, metrics: dict[str, float], version: int, weights: Any) -> None:
         if self._job is not None and self._job.round == round:
-            self._result, self._weights, self._troubles = metrics, (version, weights), []
+            self._result, self._troubles = metrics, []
+            newest = sorted({**self._weights, version: weights}.items())[-self._keep :]
+            self._weights = dict(newest)
 
     async def fail(self, error: DavRayError) -> None:
         """A fault that no retry mends."""
@@ -89,12 +91,17 @@ class Mailbox:
             return self._failure
         return self._result if self._job is not None and self._job.round == round else None
 
-    async def ranks(self) -> int:
-        """How many ranks have come up so far."""
-        return len(self._alive)
+    async def ranks(self) -> dict[int, str]:
+        """The trainer's ranks that have come up so far, with the node of each."""
+        return self._places
 
     async def weights(self, version: int) -> Any:
-        return self._weights[1] if self._weights is not None and self._weights[0] == version else None
+        return self._weights.get(version)
 
     async def stop(self) -> None:
+        """End the ranks, each when it asks next."""
         self._stopped = True
+
+    async def reopen(self) -> None:
+        """Be ready for another trainer, once the one that was stopped has ended."""
+        self._stopped, self._places, self._troubles = False, {}, []

@@ -1,4 +1,7 @@
-"""The M-step as one long-lived Ray Train job: every rank polls the mailbox for rounds until the run ends."""
+"""The M-step as a Ray Train job: every rank polls the mailbox for rounds until it says stop.
+
+One job for the whole run, or with `roles.train.lifetime: round` one per round.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import ray
 
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
@@ -24,6 +29,7 @@ class TrainSpec:
     run_dir: str
     namespace: str
     mailbox: str
+    job: str = "train"  # Ray Train's name of the job; it would go on from the checkpoints of one with the same name
 
 
 class Trainer:
@@ -59,7 +65,7 @@ class Trainer:
                     label_selector=role.labels or None,
                 ),
                 run_config=RunConfig(
-                    name=self._spec.namespace,
+                    name=f"{self._spec.namespace}-{self._spec.job}",
                     storage_path=self._storage_path,
                     failure_config=FailureConfig(max_failures=-1),
                     worker_runtime_env=runtime_env(role) or None,
@@ -90,9 +96,9 @@ def train_loop(loop_config: dict[str, Any]) -> None:
 
 def serve(spec: TrainSpec, mailbox: Any, rank: int) -> None:
     """Rounds from the mailbox, until it says stop."""
-    learner = Learner(spec)
+    learner, node = Learner(spec), ray.get_runtime_context().get_node_id()
     while True:
-        job = ask(mailbox.job.remote(rank))
+        job = ask(mailbox.job.remote(rank, node))
         if job == "stop":
             return
         if job is None or learner.version > job.base:
@@ -102,7 +108,7 @@ def serve(spec: TrainSpec, mailbox: Any, rank: int) -> None:
 
 
 class Stopped(Exception):
-    """The run ended while this rank waited for rows."""
+    """The trainer was ended while this rank waited for rows."""
 
 
 class Learner:
@@ -110,7 +116,6 @@ class Learner:
 
     def __init__(self, spec: TrainSpec) -> None:
         import torch
-        from ray import get_runtime_context
         from ray.train.torch import get_device, prepare_model
 
         from dav_ray.device import quiet
@@ -137,7 +142,7 @@ class Learner:
             **({"defer": defer} if defer else {}),
         )
         self._config, self._storage = config, open_storage(spec.run_dir)
-        check_marker(self._storage, get_runtime_context().get_node_id())
+        check_marker(self._storage, ray.get_runtime_context().get_node_id())
         self.version = 0
 
     def train(self, job: Job, groups: Iterator[Any], mailbox: Any, rank: int) -> None:

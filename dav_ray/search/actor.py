@@ -20,7 +20,8 @@ class WorkerSpec:
     config: Config
     run_dir: str
     namespace: str
-    reward_pools: tuple[tuple[str, ...], ...]  # actor names, one pool per reward
+    fleet: str  # the actor that serves the rewards
+    fleet_timeout_s: float
     mailbox: str  # the actor that hands out policies within the run
 
 
@@ -40,6 +41,7 @@ class ChunkMeta:
     ess: tuple[float, ...]
     cost: Cost
     seconds: float
+    memory_gb: float  # most GPU memory of the worker so far; 0 without a GPU
 
 
 class SearchActor:
@@ -48,7 +50,7 @@ class SearchActor:
 
         from dav_ray.device import quiet
         from dav_ray.diffusion.families import build
-        from dav_ray.rewards.actor import RewardPools
+        from dav_ray.rewards.actor import FleetClient
         from dav_ray.rewards.base import Scorer
         from dav_ray.search.base import strategy
         from dav_ray.search.last_round import LastRound
@@ -62,8 +64,8 @@ class SearchActor:
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
         self._diffusion = build(config, device=device)
-        pools = RewardPools(spec.reward_pools, spec.namespace, config.roles.reward.call_timeout_s)
-        self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], pools)
+        fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
+        self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], fleet)
         fitted = config.mstep
         self._search = strategy(config.search, blend=fitted.candidates == "all", complete=fitted.target == "completed")
         self._last_round = LastRound(config, self._storage)
@@ -84,6 +86,7 @@ class SearchActor:
     def search(self, chunk: Chunk) -> tuple[Any, ChunkMeta]:
         """Search a chunk and write its shard: (table, meta). Accepted only when the driver commits it."""
         from dav_ray import buffer
+        from dav_ray.device import peak_memory_gb
 
         start = time.monotonic()
         self._use(chunk.policy_version)
@@ -106,6 +109,7 @@ class SearchActor:
             tuple(found.ess.tolist()),
             found.cost,
             time.monotonic() - start,
+            peak_memory_gb(),
         )
 
     @ray.method(num_returns=2)

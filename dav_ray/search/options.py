@@ -95,6 +95,12 @@ class Search(Section):
             return value
         raise ValueError("unknown tempering")
 
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """YAML reads the word as a truth value."""
+        return "off" if value is False else value
+
     @field_validator("eta")
     @classmethod
     def _stochastic(cls, value: float, info: ValidationInfo) -> float:

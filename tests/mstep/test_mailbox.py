@@ -17,9 +17,9 @@ def answer(call: Any) -> Any:
 
 def test_a_round_goes_through() -> None:
     box = Mailbox()
-    assert answer(box.job(0)) is None and answer(box.ranks()) == 1
+    assert answer(box.job(0, "n0")) is None and answer(box.ranks()) == {0: "n0"}
     answer(box.post_job(JOB))
-    assert answer(box.job(0)) == answer(box.job(1)) == JOB and answer(box.ranks()) == 2
+    assert answer(box.job(0, "n0")) == answer(box.job(1, "n1")) == JOB and answer(box.ranks()) == {0: "n0", 1: "n1"}
     assert answer(box.group(1, 0, 1)) is None
     answer(box.post_group(0, ["rows of 0", "rows of 1"], {5: 1.0}))
     assert answer(box.group(1, 0, 1)) == ("rows of 1", {5: 1.0})
@@ -27,7 +27,7 @@ def test_a_round_goes_through() -> None:
     assert answer(box.result(1)) is None
     answer(box.hand_in(1, {"mstep/rows": 6.0}, 1, "weights"))
     assert answer(box.result(1)) == {"mstep/rows": 6.0} and answer(box.result(2)) is None
-    assert answer(box.job(0)) is None  # done: nobody fits it twice
+    assert answer(box.job(0, "n0")) is None  # done: nobody fits it twice
     assert answer(box.weights(1)) == "weights" and answer(box.weights(0)) is None
 
 
@@ -36,9 +36,9 @@ def test_posting_a_job_again_keeps_its_groups_and_another_drops_them() -> None:
     answer(box.post_job(JOB))
     answer(box.post_group(0, ["a"], {}))
     answer(box.post_job(JOB))
-    assert answer(box.has_group(0))
+    assert answer(box.group(1, 0, 0)) == ("a", {})
     answer(box.post_job(Job(round=2, base=1, groups=2, rows=6)))
-    assert not answer(box.has_group(0))
+    assert answer(box.group(2, 0, 0)) is None
 
 
 def test_a_late_result_of_another_round_is_dropped() -> None:
@@ -63,4 +63,23 @@ def test_stop() -> None:
     box = Mailbox()
     answer(box.post_job(JOB))
     answer(box.stop())
-    assert answer(box.job(0)) == "stop"
+    assert answer(box.job(0, "n0")) == "stop"
+
+
+def test_another_trainer_finds_the_job_and_none_of_the_ranks_before() -> None:
+    box = Mailbox()
+    answer(box.post_job(JOB))
+    assert answer(box.job(0, "n0")) == JOB
+    answer(box.trouble("OSError: disk"))
+    answer(box.stop())
+    answer(box.reopen())
+    assert answer(box.ranks()) == {} and answer(box.troubles()) == []
+    assert answer(box.job(1, "n1")) == JOB and answer(box.ranks()) == {1: "n1"}
+
+
+def test_the_newest_policies_are_kept() -> None:
+    box = Mailbox(keep=2)
+    for round in (1, 2, 3):
+        answer(box.post_job(Job(round, round - 1, groups=1, rows=6)))
+        answer(box.hand_in(round, {}, round, f"weights {round}"))
+    assert [answer(box.weights(version)) for version in (1, 2, 3)] == [None, "weights 2", "weights 3"]

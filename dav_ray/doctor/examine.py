@@ -1,0 +1,88 @@
+"""`dav-ray doctor`: what the cluster has or could start, what a recipe needs, and what will never work."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from dav_ray.config import Config
+from dav_ray.doctor import estimates
+from dav_ray.doctor.cluster import look
+from dav_ray.doctor.findings import Finding
+from dav_ray.doctor.fit import fits
+from dav_ray.doctor.pool import Node, NodeType, Pool
+from dav_ray.doctor.probes import ask_nodes, environments, rates
+from dav_ray.doctor.versions import compare, installed
+from dav_ray.errors import RunError
+from dav_ray.placement import with_cwd
+from dav_ray.plan import local_cpus, plan
+
+HIDDEN = ("node:", "memory", "object_store_memory", "accelerator_type:")
+HERE = "this process"
+
+
+def doctor(config: Config | None, address: str, *, measure: bool = False) -> Iterator[Finding]:
+    """Look at a Ray cluster (`auto`, HOST:PORT, or `local`: an embedded one) and at what the roles need.
+
+    measure: time the model on a node of the search. Raises RunError (role `driver`) if there is no cluster there.
+    """
+    with _connected(config, address):
+        pool = look()
+        told, silent = ask_nodes(pool)
+        yield from compare({HERE: installed(), **told})
+        yield from silent
+        yield from _places(pool)
+        if config is None:
+            return
+        planned = plan(config)
+        yield from fits(config, pool)
+        yield from estimates.memory(config, planned, pool, told)
+        yield from environments(config, pool)
+        if not measure:
+            count = f"{planned.evaluations_per_round:,} evaluations and {planned.transitions:,} transitions"
+            yield Finding("time per round", f"{count}; --measure times them")
+            return
+        measured = rates(config, pool)
+        if isinstance(measured, Finding):
+            yield measured
+        else:
+            yield from estimates.time(config, planned, measured)
+
+
+def _places(pool: Pool) -> Iterator[Finding]:
+    for node in pool.nodes:
+        yield Finding(f"node {node.name}", _describe(node))
+    for kind in pool.types:
+        yield Finding(f"node type {kind.name}", f"{_describe(kind)}: {pool.startable(kind)} more may be started")
+    if pool.scaling == "none":
+        yield Finding("autoscaler", "none: the nodes that are up are all there is")
+    elif pool.scaling == "unknown":
+        yield Finding("autoscaler", f"unknown: {pool.why}")
+
+
+def _describe(place: Node | NodeType) -> str:
+    amounts = [f"{amount:g} {name}" for name, amount in sorted(place.resources.items()) if not name.startswith(HIDDEN)]
+    labels = [f"{key}={value}" for key, value in sorted(place.labels.items()) if key != "ray.io/node-id"]
+    return ", ".join(amounts) + (f" [{', '.join(labels)}]" if labels else "")
+
+
+@contextlib.contextmanager
+def _connected(config: Config | None, address: str) -> Iterator[None]:
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options["num_cpus"] = local_cpus(config, os.cpu_count() or 1) if config else None
+        options |= {"include_dashboard": False, "runtime_env": {"env_vars": {"PYTHONPATH": with_cwd()}}}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise RunError("driver", f"no Ray cluster at {address}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

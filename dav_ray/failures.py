@@ -1,0 +1,26 @@
+"""What an actor or task raised, in the words of this package."""
+
+from __future__ import annotations
+
+from ray import exceptions
+
+from dav_ray.errors import DavRayError, RunError, UserError
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The exception behind what `ray.get` raised."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(error, exceptions.RayTaskError) and isinstance(cause, BaseException) else error
+
+
+def start_failure(role: str, name: str, error: BaseException) -> DavRayError:
+    """Why an actor of the role did not start."""
+    cause = unwrap(error)
+    if isinstance(cause, DavRayError):
+        return cause
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    mark = f"{UserError.__module__}.{UserError.__name__}: "
+    for number, line in enumerate(lines):
+        if line.startswith(mark):  # an actor's constructor raised it: Ray keeps the words alone
+            return UserError([line.removeprefix(mark), *lines[number + 1 :]])
+    return RunError(role, f"{name} did not start: {lines[-1] if lines else type(cause).__name__}")

@@ -1,0 +1,140 @@
+"""The driver's side of the M-step: rounds go to the trainer group by group, new policies come back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray import exceptions
+
+from dav_ray.accepted import Accepted, fit_weights
+from dav_ray.config import Config
+from dav_ray.errors import DavRayError, RunError
+from dav_ray.interrupt import check
+from dav_ray.mstep.mailbox import Job, ask
+from dav_ray.places import log_place
+from dav_ray.run_files import RunLog
+from dav_ray.schedule import training_groups
+from dav_ray.session import Session
+
+POLL_S = 0.2
+TRAIN_RESTARTS = 3  # per round, after an error of a rank; the peers of a rank that was killed raise one too
+
+
+class Fits:
+    """One round at a time. reload: a round's committed chunks, read back from their shards."""
+
+    def __init__(
+        self, config: Config, actors: Session, log: RunLog, reload: Callable[[int], Sequence[Accepted]]
+    ) -> None:
+        self._config, self._actors, self._log, self._reload = config, actors, log, reload
+        self._round = 0  # whose job is open
+        self._posted: set[int] = set()  # its groups that the trainer has
+        self._since: float | None = None  # when it was given the last of them
+        self._places: dict[int, str] = {}  # rank -> node, as told in the events
+        self.busy_s = 0.0  # in optimizer steps so far, on rank 0, of rounds that were waited for
+
+    @property
+    def streams(self) -> bool:
+        """Whether training may start before the search of the round ends: weights compare all trajectories."""
+        return self._config.overlap == "stream" and self._config.mstep.weights == "none"
+
+    def open(self, round: int) -> None:
+        """Tell the trainer that this round is next; it starts now where it lives for a round only."""
+        if round == self._round:
+            return
+        if self._config.roles.train.lifetime == "round":
+            self._actors.start_trainer(f"round-{round}", self._log)
+        job = Job(round, round - 1, len(self._groups()), self._config.search.trajectories)
+        ask(self._actors.mailbox.post_job.remote(job))
+        self._round, self._posted, self._since = round, set(), None
+
+    def stream(self, accepted: Mapping[int, Accepted]) -> None:
+        """Post the open round's groups that are complete; accepted: its chunks so far, by index."""
+        for number, indices in enumerate(self._groups()):
+            if number not in self._posted and all(i in accepted for i in indices):
+                chunks = [accepted[i] for i in indices]
+                self._post(number, chunks, fit_weights(chunks, self._config.mstep.weights))
+
+    def post(self, round: int, accepted: Sequence[Accepted]) -> None:
+        """Hand a whole round to the trainer: what it has not got yet."""
+        self.open(round)
+        if self._since is not None:
+            return
+        weights = fit_weights(accepted, self._config.mstep.weights)
+        by_index = {found.index: found for found in accepted}
+        for number, indices in enumerate(self._groups()):
+            if number not in self._posted:
+                self._post(number, [by_index[i] for i in indices], weights)
+        self._since = time.monotonic()
+
+    def wait(self, tick: Callable[[float], None]) -> dict[str, float]:
+        """The metrics of the round that was posted, once the trainer has handed in the new policy. tick(seconds waited)
+        is called now and then.
+
+        Raises what no retry mends; RunError if the trainer failed too often or is late.
+        """
+        start = time.monotonic()
+        while (result := ask(self._actors.mailbox.result.remote(self._round))) is None:
+            check()
+            self.check_trainer()
+            tick(time.monotonic() - start)
+            time.sleep(POLL_S)
+        if isinstance(result, DavRayError):
+            raise result
+        self._ranks()
+        if self._config.roles.train.lifetime == "round":
+            self._actors.end_trainer(self._log)
+        self.busy_s += result["util/train"] * result["time/mstep_s"]
+        return result
+
+    def check_trainer(self) -> None:
+        """Raises RunError if the trainer failed, or is late with what was posted."""
+        trainer, role = self._actors.trainer, self._config.roles.train
+        if trainer is not None and trainer.failure is not None:
+            raise RunError("train", trainer.failure)
+        troubles = ask(self._actors.mailbox.troubles.remote())
+        if len(troubles) > TRAIN_RESTARTS * role.replicas:
+            raise RunError("train", f"its ranks failed again and again, last with {troubles[-1]}")
+        waited = 0.0 if self._since is None else time.monotonic() - self._since
+        up = self._ranks()
+        if up < role.replicas and waited > role.start_timeout_s:
+            raise RunError(
+                "train",
+                f"{up} of {role.replicas} ranks found a place in {waited:.0f} s (roles.train.start_timeout_s)",
+            )
+        if waited > role.call_timeout_s + role.start_timeout_s * (up < role.replicas):
+            raise RunError("train", f"no new policy in {waited:.0f} s (roles.train.call_timeout_s)")
+
+    def _ranks(self) -> int:
+        """How many ranks are up; an event tells where each of them is."""
+        places = ask(self._actors.mailbox.ranks.remote())
+        for rank, node in sorted(places.items()):
+            if self._places.get(rank) != node:
+                log_place(self._log, "train", f"train-{rank}", node)
+        self._places |= places
+        self._log.live("workers", len(places), role="train")
+        return len(places)
+
+    def _groups(self) -> list[list[int]]:
+        search, ranks = self._config.search, self._config.roles.train.replicas
+        return training_groups(search.trajectories, search.chunk, self._config.mstep.group, ranks)
+
+    def _post(self, number: int, chunks: Sequence[Accepted], weights: dict[int, float]) -> None:
+        """One group to the mailbox, as one Ray dataset per rank."""
+        world = self._config.roles.train.replicas
+        rows = sum(len(c.trajectories) for c in chunks)
+        edges = [round(i * rows / world) for i in range(1, world)]
+        try:
+            dataset: Any = ray.data.from_arrow_refs([c.table for c in chunks])
+        except exceptions.ObjectLostError:
+            # the node that held them is gone: the shards are the record
+            self._log.event("tables_lost", round=self._round, group=number)
+            again = {found.index: found.table for found in self._reload(self._round)}
+            dataset = ray.data.from_arrow_refs([again[c.index] for c in chunks])
+        shares = dataset.split_at_indices(edges) if edges else [dataset.materialize()]
+        mine = {n: weights[n] for c in chunks for n in c.trajectories}
+        ask(self._actors.mailbox.post_group.remote(number, shares, mine))
+        self._posted.add(number)

@@ -1,0 +1,126 @@
+"""The driver's side of the fleet of rewards: it is started, awaited, and its events are written down."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dav_ray.config import TOLERANCE, Config
+from dav_ray.errors import DavRayError, RunError
+from dav_ray.failures import start_failure
+from dav_ray.interrupt import check
+from dav_ray.placement import actor_options
+from dav_ray.places import log_place
+from dav_ray.rewards.crew_actor import CALLS
+from dav_ray.rewards.fleet_actor import Fleet
+from dav_ray.rewards.spec import PoolState, RewardSpec
+from dav_ray.run_files import RunLog
+
+FLEET = "rewards"
+POLL_S = 0.5
+EVENTS_EVERY_S = 1.0
+ANSWER_S = 60.0  # longest wait for the fleet's own words
+
+
+def reward_specs(config: Config, namespace: str) -> list[RewardSpec]:
+    """Made in the driver: what actors find, and relative paths, are those of its folder."""
+    specs = []
+    for number, reward in enumerate(config.reward):
+        role = config.reward_role(reward)
+        options = actor_options(role, "", namespace, reward.python)
+        golden = None if reward.golden is None else os.path.abspath(os.path.expanduser(reward.golden))
+        tolerance = TOLERANCE | reward.tolerance
+        specs.append(RewardSpec(number, reward.label, reward.kind, dict(reward.args), role, options, tolerance, golden))
+    return specs
+
+
+def start_fleet(specs: Sequence[RewardSpec], run_dir: str, namespace: str) -> Any:
+    """The fleet's actor, on this node. Ray restarts it if it dies; its replicas end with it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"name": FLEET, "namespace": namespace, "num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(Fleet).options(**options, max_restarts=-1).remote(list(specs), run_dir)
+
+
+def await_fleet(fleet: Any, config: Config) -> None:
+    """Wait until a replica of each reward is admitted. Raises what keeps one from it."""
+    start = time.monotonic()
+    limits = {reward.label: config.reward_role(reward).start_timeout_s for reward in config.reward}
+    while missing := _missing(fleet):
+        check()
+        waited = time.monotonic() - start
+        late = [label for label in missing if waited > limits[label]]
+        if late:
+            raise RunError(
+                "reward",
+                f"{', '.join(late)} found no place in {limits[late[0]]:.0f} s (roles.reward.start_timeout_s)"
+                f"{_pythons(config)}; see dav-ray doctor",
+            )
+        time.sleep(POLL_S)
+
+
+class FleetView:
+    """What the driver sees of the fleet; nothing while that is being restarted."""
+
+    def __init__(self, fleet: Any, log: RunLog) -> None:
+        self._fleet, self._log = fleet, log
+        self._flushed = -math.inf
+
+    def tick(self) -> None:
+        """`flush`, at most once in a while: the search calls this after every answer of a worker."""
+        if time.monotonic() - self._flushed >= EVENTS_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down the events since the last call."""
+        self._flushed = time.monotonic()
+        for event, fields in self._ask(self._fleet.events.remote(), ()):
+            if event == "actor_placed":
+                log_place(self._log, **fields)
+            else:
+                self._log.event(event, **fields)
+        self._log.live("workers", sum(pool.admitted for pool in self.state()), role="reward")
+
+    def state(self) -> list[PoolState]:
+        """Of each reward."""
+        return self._ask(self._fleet.state.remote(), [])
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds that all replicas worked, and that they were there to."""
+        found = self.state()
+        return sum(pool.busy_s for pool in found), sum(pool.admitted_s for pool in found)
+
+    def _ask(self, answer: Any, otherwise: Any) -> Any:
+        try:
+            return ray.get(answer, timeout=ANSWER_S)
+        except (exceptions.RayActorError, exceptions.GetTimeoutError):
+            return otherwise
+
+
+def client_timeout(config: Config) -> float:
+    """Seconds after which a search worker gives a request up: the fleet has long answered or failed it."""
+    roles = [config.reward_role(reward) for reward in config.reward]
+    return max(role.start_timeout_s + CALLS * role.call_timeout_s for role in roles) + ANSWER_S
+
+
+def _missing(fleet: Any) -> list[str]:
+    """Labels of rewards that wait for their first replica."""
+    try:
+        found = ray.get(fleet.missing.remote(), timeout=ANSWER_S)
+    except exceptions.RayError as error:
+        raise start_failure("reward", "the fleet of rewards", error) from error
+    if isinstance(found, DavRayError):
+        raise found
+    return found
+
+
+def _pythons(config: Config) -> str:
+    """Another reason why a reward may not come up: Ray reports an interpreter that does not start as no place."""
+    own = sorted({reward.python for reward in config.reward if reward.python is not None})
+    return f", or {', '.join(own)} (reward.python) has not this Python and ray" if own else ""

@@ -1,0 +1,36 @@
+"""What the fleet of rewards is told by the driver, and what it tells the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dav_ray.rewards.pool import LINGER_S
+from dav_ray.roles import RewardRole
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """One reward's replicas: what they are built from, where and how many."""
+
+    number: int  # place in the configuration
+    label: str
+    kind: str
+    args: dict[str, Any]
+    role: RewardRole
+    options: dict[str, Any]  # of each Ray actor
+    tolerance: dict[str, float]  # by hardware
+    golden: str | None = None  # the user's own file
+    linger_s: float = LINGER_S
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """One reward's replicas and queue now; seconds since the fleet started, over all replicas."""
+
+    reward: str
+    admitted: int
+    starting: int  # those that wait to be admitted among them
+    waiting: int  # requests
+    busy_s: float
+    admitted_s: float

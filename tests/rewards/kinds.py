@@ -1,0 +1,69 @@
+"""Small rewards that a fleet is tried with: each is the sum of a sample's numbers, and has one fault."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+
+class Total:
+    """Takes `pace` seconds for a call; writes down how many samples each call has."""
+
+    differentiable = True
+
+    def __init__(self, pace: float = 0.0, folder: str = "") -> None:
+        self.pace, self.folder = pace, Path(folder)
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        assert len(conditions) == len(samples)
+        time.sleep(self.pace)
+        if self.folder != Path():
+            with open(self.folder / "calls", "a") as file:
+                file.write(f"{len(samples)}\n")
+        return samples.flatten(1).sum(1)
+
+
+class Positive(Total):
+    """Raises where a number is below zero."""
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        values = super().__call__(samples, conditions)
+        if bool((samples < 0).any()):
+            raise ValueError("a number below zero")
+        return values
+
+
+class Stuck(Total):
+    """The first `times` calls of all replicas never end."""
+
+    def __init__(self, folder: str, times: int) -> None:
+        super().__init__()
+        self.marks, self.times = Path(folder), times
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        if len(list(self.marks.glob("stuck-*"))) < self.times:
+            (self.marks / f"stuck-{uuid.uuid4().hex}").touch()
+            time.sleep(1e6)
+        return super().__call__(samples, conditions)
+
+
+class Drift(Total):
+    """Every further replica says `step` more."""
+
+    def __init__(self, folder: str, step: float) -> None:
+        super().__init__()
+        self.offset = step * len(list(Path(folder).glob("built-*")))
+        (Path(folder) / f"built-{os.getpid()}").touch()
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        return super().__call__(samples, conditions) + self.offset
+
+
+class Broken(Total):
+    def __init__(self) -> None:
+        raise ValueError("no such weights")

@@ -1,0 +1,64 @@
+"""When a run is refused before it starts, where nobody scales the cluster: at once, or after nodes had time to join."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from dav_ray.config import Config
+from dav_ray.doctor.cluster import look
+from dav_ray.doctor.refusal import refuse_misfits
+from dav_ray.errors import UserError
+from tests.autoscaling import STORE, free_ports
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head of four CPUs, without an autoscaler."""
+    nodes = Cluster()
+    (port,) = free_ports(1)
+    nodes.add_node(num_cpus=4, include_dashboard=False, object_store_memory=STORE, dashboard_agent_listen_port=port)
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def needing(resource: str) -> Config:
+    return Config.model_validate(
+        {
+            "model": {"path": "x/y"},
+            "prompts": ["a"],
+            "reward": {"kind": "jpeg_compressibility"},
+            "roles": {"search": {"resources": {resource: 1}}},
+        }
+    )
+
+
+def test_nobody_scales_this_cluster(cluster: Cluster) -> None:
+    pool = look()
+    assert (pool.scaling, pool.types, pool.most) == ("none", (), None)
+
+
+def test_what_no_node_has_is_refused_when_none_has_joined_in_time(cluster: Cluster) -> None:
+    start = time.monotonic()
+    with pytest.raises(UserError) as refused:
+        refuse_misfits(needing("nothing"), joining_s=2)
+    assert time.monotonic() - start >= 2
+    assert refused.value.lines == [
+        "role search: 1 x 1 CPU, 1 nothing will never schedule: nothing: 1 needed, the largest node has 0; "
+        "see dav-ray doctor"
+    ]
+
+
+def test_a_run_waits_for_nodes_that_are_joining(cluster: Cluster) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(refuse_misfits, needing("late"), joining_s=60)
+        assert wait([waiting], timeout=2).not_done
+        cluster.add_node(num_cpus=1, resources={"late": 1}, object_store_memory=STORE)
+        assert waiting.result(60) is None
