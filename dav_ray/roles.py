@@ -74,6 +74,9 @@ class PoolRole(Role):
 
 
 class RewardRole(PoolRole):
+    call_timeout_s: float = Field(
+        default=300.0, gt=0, description="reward: an actor that gives no answer for so long is replaced"
+    )
     batch: int | None = Field(
         default=None, ge=1, description="most samples per call of the reward; default: what a search worker sends"
     )

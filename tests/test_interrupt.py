@@ -14,7 +14,7 @@ from tests.tiny import save_tiny
 GRACE_S = 3.0  # after which a stopped job is killed
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_driver_whose_actors_start_ends_at_once(tmp_path: Path, number: signal.Signals) -> None:
     """Ray Train starts its own actors in a thread: nobody waits for it, and it must not end the process with 1."""
     save_tiny(tmp_path)

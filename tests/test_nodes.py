@@ -83,6 +83,8 @@ def until(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_nodes_come_and_go_within_a_round(cluster: Cluster, tmp_path: Path) -> None:
     """One search worker at first; a node for the second joins; then the first one's node dies."""
     save_tiny(tmp_path)

@@ -111,7 +111,7 @@ def test_pretrained_and_aligned_samples_differ(whole: Path) -> None:
 
 
 def test_sigterm_then_the_same_command_gives_the_undisturbed_result(folder: Path, whole: Path) -> None:
-    command = (str(recipe(folder)), "--run-dir", "stopped")
+    command = (str(recipe(folder)), "roles.search.replicas=1", "--run-dir", "stopped")  # `whole` had two
     process = start(folder, *command)
     wait_for(folder / "stopped", "chunk_committed", 4, process)  # in round 2
     process.send_signal(signal.SIGTERM)
@@ -178,7 +178,7 @@ def test_a_run_in_an_object_store_gives_the_same_shards(folder: Path, whole: Pat
     from dav_ray.storage import open_storage
 
     place = f"{s3}/run"
-    finish(start(folder, str(recipe(folder)), "--run-dir", place), 0)
+    finish(start(folder, str(recipe(folder)), "roles.search.replicas=1", "--run-dir", place), 0)
     storage = open_storage(place)
     assert {path: storage.read(path) for path in storage.list("buffer")} == {
         path: (whole / path).read_bytes() for path in shards(whole)

@@ -179,6 +179,7 @@ def test_replicas_come_with_the_queue_and_go_without_it(run: Run) -> None:
     assert len(run.events("released")) == 2 and len(run.events("actor_placed")) == 3
 
 
+@pytest.mark.slow
 def test_an_idle_reward_is_released_and_comes_back(run: Run) -> None:
     run.start({"kind": "Total"}, idle_s=0.5)
     assert run.totals(samples(1.0)) == [1.0]
@@ -243,6 +244,7 @@ def test_a_constructor_that_raises_ends_the_start(run: Run) -> None:
         run.start({"kind": "Broken"})
 
 
+@pytest.mark.slow
 def test_every_replica_looks_for_the_run_directory(run: Run) -> None:
     (Path(run.run_dir) / "marker" / "driver").unlink()
     with pytest.raises(UserError, match="can't read and write it"):
