@@ -57,12 +57,14 @@ class Dispatcher:
         self._workers, self._run_dir, self._log = workers, run_dir, log
         self._timeout_s, self._restart_timeout_s = timeout_s, restart_timeout_s
         self._away: dict[str, _Away] = {}
-        self._stale: dict[Any, str] = {}  # results that are not waited for any more -> who still works on them
+        self._stale: dict[Any, _Running] = {}  # results that are not waited for any more, and who works on them
         self._drains, self._draining = Drains(), dict[str, Drain]()  # workers on nodes that are to be taken away
         self.busy_s = 0.0
 
     def expect(self, names: Iterable[str]) -> None:
-        """These workers have not answered yet; they get work once they do."""
+        """The workers were started; these have not answered yet, and get work once they do."""
+        for state in (self._away, self._stale, self._draining):
+            state.clear()
         for name in names:
             self._await(name, time.monotonic(), new=True)
 
@@ -97,13 +99,12 @@ class Dispatcher:
             self._probe_away()
             tick()
         self._log.live("chunks_outstanding", 0)
-        self._stale |= {ref: entry.worker for ref, entry in running.items()}
+        self._stale |= running
 
     def _hand_out(self, schedule: Schedule[Any], running: dict[Any, _Running], method: str) -> None:
-        done, _ = ray.wait(list(self._stale), num_returns=len(self._stale), timeout=0) if self._stale else ([], [])
-        for ref in done:
-            del self._stale[ref]
-        occupied = {entry.worker for entry in running.values()} | {*self._stale.values(), *self._away, *self._draining}
+        self._forget_stale()
+        entries = (*running.values(), *self._stale.values())
+        occupied = {entry.worker for entry in entries} | {*self._away, *self._draining}
         for name, actor in self._workers.items():
             now = time.monotonic()
             if name in occupied or (item := schedule.next(name, now)) is None:
@@ -112,6 +113,18 @@ class Dispatcher:
             if schedule.doubled(name):
                 self._log.event("doubled", worker=name, item=item.name)
             running[meta] = _Running(name, item, table, now)
+
+    def _forget_stale(self) -> None:
+        """Workers are free again once they end what is not waited for; one that does not is started again."""
+        done, _ = ray.wait(list(self._stale), num_returns=len(self._stale), timeout=0) if self._stale else ([], [])
+        for ref in done:
+            del self._stale[ref]
+        for ref, entry in list(self._stale.items()):
+            if time.monotonic() - entry.since > self._timeout_s:
+                del self._stale[ref]
+                self._log.event("worker_stuck", worker=entry.worker, item=entry.item.name)
+                ray.kill(self._workers[entry.worker], no_restart=False)
+                self._await(entry.worker, time.monotonic(), new=False)
 
     def _leave_draining(self, schedule: Schedule[Any], running: dict[Any, _Running]) -> None:
         """Moves workers off nodes that are to be taken away: at once where they do nothing that is waited for, else
@@ -128,7 +141,7 @@ class Dispatcher:
             if name in held:
                 entry = running.pop(held[name])
                 self._return(schedule, entry, "handed_back", f"the deadline of node {drain.node}")
-            self._stale = {ref: worker for ref, worker in self._stale.items() if worker != name}
+            self._stale = {ref: entry for ref, entry in self._stale.items() if entry.worker != name}
             ray.kill(self._workers[name], no_restart=False)  # Ray places it where nothing drains
             self._await(name, time.monotonic(), new=False, left=drain.node)
 
@@ -166,9 +179,10 @@ class Dispatcher:
     def _probe_away(self) -> None:
         """Workers that found a place, or that Ray restarted, are there when they answer."""
         now = time.monotonic()
+        waited = now - max((away.since for away in self._away.values()), default=now)  # since the last one went
+        if len(self._away) == len(self._workers) and waited > self._restart_timeout_s:
+            raise RunError("search", f"no worker is left; none of {len(self._away)} came back in {waited:.0f} s")
         for name, away in list(self._away.items()):
-            if now - away.since > self._restart_timeout_s and len(self._away) == len(self._workers):
-                raise RunError("search", f"no worker is left; {name} did not come back in {now - away.since:.0f} s")
             if not ray.wait([away.ping], timeout=0)[0]:
                 continue
             try:

@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import yaml
 
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
-from dav_ray.interrupt import interruptible
+from dav_ray.interrupt import interrupted, interruptible
 from dav_ray.manifest import ManifestStore
 from dav_ray.progress import Progress
 from dav_ray.recipe import Recipe
@@ -26,6 +27,8 @@ from dav_ray.track import Trackers
 
 if TYPE_CHECKING:
     from dav_ray.rounds import Rounds
+
+INTERRUPTED_S = 1.5  # a job that is stopped has 3 s in all
 
 
 def run(recipe: Recipe, run_dir: str, address: str) -> None:
@@ -69,8 +72,8 @@ def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: P
         with prometheus, failures(log), session(config, place, name, log) as actors:
             from dav_ray.rounds import Rounds
 
-            align(config, store, Rounds(config, storage, store, actors, log, progress), progress)
-        trackers.finish()
+            with ended_in_time(trackers):
+                align(config, store, Rounds(config, storage, store, actors, log, progress), progress)
     _finish(storage, store, place, progress)
 
 
@@ -88,6 +91,17 @@ def failures(log: RunLog) -> Iterator[None]:
         cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
         log.event("run_failed", cause=cause)
         raise RunError("driver", cause) from error
+
+
+@contextlib.contextmanager
+def ended_in_time(trackers: Trackers) -> Iterator[None]:
+    """Trackers hold numbers back until they are ended; where a signal came there is no time to wait for slow ones."""
+    try:
+        yield
+    finally:
+        ender = threading.Thread(target=trackers.finish, name="trackers", daemon=True)
+        ender.start()
+        ender.join(INTERRUPTED_S if interrupted() else None)
 
 
 def align(config: Config, store: ManifestStore, rounds: Rounds, progress: Progress) -> None:

@@ -71,27 +71,26 @@ class Fits:
         self._since = time.monotonic()
 
     def wait(self, tick: Callable[[float], None]) -> dict[str, float]:
-        """The metrics of the round that was posted, once the trainer has handed in the new policy. tick(seconds waited)
-        is called now and then.
-
-        Raises what no retry mends; RunError if the trainer failed too often or is late.
-        """
+        """What `check_trainer` gives, once the new policy is there. tick(seconds waited) is called now and then."""
         start = time.monotonic()
-        while (result := ask(self._actors.mailbox.result.remote(self._round))) is None:
+        while (result := self.check_trainer()) is None:
             check()
-            self.check_trainer()
             tick(time.monotonic() - start)
             time.sleep(POLL_S)
-        if isinstance(result, DavRayError):
-            raise result
         self._ranks()
         if self._config.roles.train.lifetime == "round":
             self._actors.end_trainer(self._log)
         self.busy_s += result["util/train"] * result["time/mstep_s"]
         return result
 
-    def check_trainer(self) -> None:
-        """Raises RunError if the trainer failed, or is late with what was posted."""
+    def check_trainer(self) -> dict[str, float] | None:
+        """The metrics of the round that was posted, once its policy is there. Raises what no retry mends; RunError if
+        the trainer failed too often, or is late with what was posted."""
+        result = ask(self._actors.mailbox.result.remote(self._round))
+        if isinstance(result, DavRayError):
+            raise result
+        if result is not None:
+            return result  # nothing is late
         trainer, role = self._actors.trainer, self._config.roles.train
         if trainer is not None and trainer.failure is not None:
             raise RunError("train", trainer.failure)
@@ -107,6 +106,7 @@ class Fits:
             )
         if waited > role.call_timeout_s + role.start_timeout_s * (up < role.replicas):
             raise RunError("train", f"no new policy in {waited:.0f} s (roles.train.call_timeout_s)")
+        return None
 
     def _ranks(self) -> int:
         """How many ranks are up; an event tells where each of them is."""

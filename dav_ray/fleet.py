@@ -105,8 +105,9 @@ class FleetView:
 
 def client_timeout(config: Config) -> float:
     """Seconds after which a search worker gives a request up: the fleet has long answered or failed it."""
-    roles = [config.reward_role(reward) for reward in config.reward]
-    return max(role.start_timeout_s + CALLS * role.call_timeout_s for role in roles) + ANSWER_S
+    roles, callers = [config.reward_role(reward) for reward in config.reward], config.roles.search.replicas
+    waits = [CALLS * role.call_timeout_s * math.ceil(callers / role.least) for role in roles]  # each behind the others
+    return max(role.start_timeout_s + wait for role, wait in zip(roles, waits, strict=True)) + ANSWER_S
 
 
 def _missing(fleet: Any) -> list[str]:

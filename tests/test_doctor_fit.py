@@ -102,6 +102,34 @@ def test_roles_that_take_turns_need_not_fit_together() -> None:
     assert said(turns, pool)["all roles while training"] == (True, "fit now, and 1 CPU free for Ray Data")
 
 
+def test_a_reward_that_is_released_leaves_its_gpu_to_the_ranks() -> None:
+    one = Pool((Node("a", {"CPU": 8, "GPU": 1}, {}),))
+    search, train = {"gpus": 0.5, "idle_s": 0}, {"gpus": 1, "lifetime": "round"}
+    assert never(config(search=search, reward={"gpus": 0.5, "idle_s": 0}, train=train), one) == []
+    (line,) = never(config(search=search, reward={"gpus": 0.5}, train=train), one)
+    assert line.startswith("all roles while training will never schedule: 1.5 GPU needed")
+
+
+def test_one_replica_of_a_reward_is_enough_to_start_with() -> None:
+    three = Pool((Node("a", {"CPU": 16, "GPU": 3}, {}),))
+    assert never(config(reward={"replicas": 4, "gpus": 1}), three) == []
+    assert never(config(reward={"replicas": 4, "gpus": 4}), three) != []
+
+
+def test_idle_nodes_of_another_type_make_room() -> None:
+    """They count against the cluster's limit, but the autoscaler ends them."""
+    kinds = NodeType("cpu", {"CPU": 8}, {}, 4), NodeType("gpu", {"CPU": 8, "GPU": 1}, {}, 4)
+    up = tuple(Node(f"n{i}", {"CPU": 8}, {}, "cpu") for i in range(4))
+    assert never(config(search={"gpus": 1}), scaled(*kinds, nodes=(HEAD, *up), most=4)) == []
+    assert never(config(search={"gpus": 2}), scaled(*kinds, nodes=(HEAD, *up), most=4)) != []
+
+
+def test_drawing_samples_needs_no_cpu_for_the_buffer() -> None:
+    two = Pool((Node("a", {"CPU": 2}, {}),))
+    assert never(config(), two, train=False) == []
+    assert "1 of it free" in never(config(), two)[0]
+
+
 def test_ranks_are_left_out_where_nothing_is_trained() -> None:
     pool = Pool((Node("a", {"CPU": 16, "GPU": 1}, {}),))
     made = config(search={"gpus": 1}, train={"gpus": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from dav_ray.config import Config
 from dav_ray.doctor.findings import Finding
@@ -27,6 +28,13 @@ def never(config: Config, pool: Pool, *, train: bool = True) -> list[str]:
     """
     if pool.scaling == "unknown":
         return []
+    types = {kind.name for kind in pool.types}
+    renewed = replace(pool, nodes=tuple(node for node in pool.nodes if node.kind not in types))  # idle ones make room
+    found = [_never(config, one, train) for one in (pool, renewed)]
+    return found[0] if all(found) else []
+
+
+def _never(config: Config, pool: Pool, train: bool) -> list[str]:
     lines = []
     for need in plan(config).roles:
         want = want_of(need)
@@ -37,7 +45,7 @@ def never(config: Config, pool: Pool, *, train: bool = True) -> list[str]:
     return [
         line
         for name, together in phases(config)
-        for line in _short(name, [want for want in together if train or want.name != "train"], pool)
+        for line in _short(name, [want for want in together if train or want.name not in ("train", SPARE)], pool)
     ]
 
 
@@ -89,7 +97,7 @@ def _short(name: str, together: list[Want], pool: Pool) -> Iterator[str]:
         had = sum(node.resources.get(resource, 0.0) for node in pool.nodes)
         had += pool.grown(lambda kind, resource=resource: kind.amount(resource))
         if needed > had + TOLERANCE:
-            spare = f", 1 of it free for {SPARE}" if resource == "CPU" else ""
+            spare = f", 1 of it free for {SPARE}" if resource == "CPU" and together[-1].name == SPARE else ""
             yield f"{name} will never schedule: {needed:g} {resource} needed{spare}; the most there can be is {had:g}"
 
 

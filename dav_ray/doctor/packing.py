@@ -15,7 +15,7 @@ from dav_ray.config import Config
 from dav_ray.doctor.pool import TOLERANCE, Demand, Node, NodeType, Pool
 from dav_ray.placement import demand
 from dav_ray.plan import SPARE_CPUS, RoleNeed, plan
-from dav_ray.roles import PoolRole, Role
+from dav_ray.roles import PoolRole, RewardRole, Role
 
 SPARE = "Ray Data"
 
@@ -75,19 +75,21 @@ def actor_demand(role: Role) -> Demand:
 
 def want_of(need: RoleNeed) -> Want:
     role = need.role
-    least = role.least if isinstance(role, PoolRole) else role.replicas
+    # of a reward one is enough to start with
+    least = 1 if isinstance(role, RewardRole) else role.least if isinstance(role, PoolRole) else role.replicas
     return Want(need.name, need.replicas, need.replicas // role.replicas * least, actor_demand(role))
 
 
 def phases(config: Config) -> Iterator[tuple[str, list[Want]]]:
     """What is there at the same time: everything, or search and train in turns where each leaves for the other."""
-    all_roles = [want_of(need) for need in plan(config).roles]
+    needs = plan(config).roles
     spare = Want(SPARE, SPARE_CPUS, SPARE_CPUS, Demand({"CPU": 1.0}, {}))
-    if config.roles.search.idle_s is not None and config.roles.train.lifetime == "round":
-        yield "all roles while searching", [*(want for want in all_roles if want.name != "train"), spare]
-        yield "all roles while training", [*(want for want in all_roles if want.name != "search"), spare]
+    if config.roles.train.lifetime == "round":
+        stay = [need for need in needs if not (isinstance(need.role, PoolRole) and need.role.idle_s is not None)]
+        yield "all roles while searching", [*(want_of(need) for need in needs if need.name != "train"), spare]
+        yield "all roles while training", [*map(want_of, stay), spare]
     else:
-        yield "all roles", [*all_roles, spare]
+        yield "all roles", [*map(want_of, needs), spare]
 
 
 def pack(pool: Pool, wanted: Sequence[Want]) -> Packed:

@@ -157,8 +157,12 @@ class FleetClient:
         reply = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
         if not grad or not isinstance(reply, list):
             return reply
-        grads = ray.get([ref for _, ref in reply], timeout=max(0.0, deadline - time.monotonic()))
-        return [dataclasses.replace(scored, grads=own) for (scored, _), own in zip(reply, grads, strict=True)]
+        refs = [ref for scored, ref in reply if scored.error is None]
+        grads = iter(ray.get(refs, timeout=max(0.0, deadline - time.monotonic())))
+        return [
+            scored if scored.error is not None else dataclasses.replace(scored, grads=next(grads))
+            for scored, _ in reply
+        ]
 
 
 def _actor(name: str, namespace: str) -> Any:

@@ -108,6 +108,8 @@ class Crew:
 
     async def _bring_up(self, name: str) -> None:
         spec = self.spec
+        if name not in self.pool.names("starting"):
+            return  # released at once
         # a lost replica is followed by another actor: none that Ray restarted serves before it is admitted
         options = {**spec.options, "name": name, "max_restarts": 0}
         try:
@@ -135,7 +137,7 @@ class Crew:
         failure = start_failure("reward", name, error)
         self._event("replica_failed", replica=name, cause=str(failure))
         died = isinstance(error, exceptions.RayActorError) and not error.actor_init_failed
-        again = (self.pool.stood or died) and not isinstance(failure, UserError)
+        again = self.pool.served or ((self.pool.stood or died) and not isinstance(failure, UserError))
         if not again or (self.pool.failures >= FAILED_STARTS and not self.pool.admitted):
             self.failure = failure
         self.pump()
@@ -172,7 +174,7 @@ class Crew:
     ) -> None:
         self._refusal = (
             f"{self.spec.label}: no replica reproduces the golden scores; the last one, on {mine.hardware}, gave "
-            f"{error or value} for sample {row} where {wanted} is golden (tolerance {tolerance:g})"
+            f"{error or value} for sample {row} where {wanted} is golden (reward.tolerance {tolerance:g})"
         )
         values = {"sample": row, "value": error or value, "golden": wanted, "tolerance": tolerance}
         self._event("replica_refused", replica=name, node=mine.node, hardware=mine.hardware, **values)

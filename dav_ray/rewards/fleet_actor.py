@@ -65,7 +65,7 @@ class Fleet:
 
     def _tick(self) -> None:
         """There is no event loop yet when an actor is built."""
-        if self._ticking is None:
+        if self._ticking is None or self._ticking.done():
             self._ticking = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:

@@ -21,6 +21,10 @@ class Request:
     stuck: int = 0  # calls without an answer in time
     lost: int = 0  # replicas that died with it
 
+    @property
+    def returned(self) -> bool:
+        return self.stuck + self.lost > 0
+
 
 class Queue:
     """batch: most samples of a merged call, None: no limit; merge: several requests may go in one call."""
@@ -46,14 +50,15 @@ class Queue:
 
     def take(self) -> list[Request]:
         """What the next call scores: the first request, whatever its size, and with `merge` the later ones like it
-        that fit. IndexError if nothing waits."""
+        that fit. One that came back goes alone: what it met may have been too much at once. IndexError if nothing
+        waits."""
         taken = [self._waiting.pop(0)]
-        if not self._merge:
+        if not self._merge or taken[0].returned:
             return taken
         total, rest = taken[0].num, []
         for request in self._waiting:
             fits = self._batch is None or total + request.num <= self._batch
-            if fits and request.alike == taken[0].alike:
+            if fits and request.alike == taken[0].alike and not request.returned:
                 total += request.num
                 taken.append(request)
             else:

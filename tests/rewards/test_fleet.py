@@ -321,7 +321,7 @@ def test_golden_scores_hold_the_replicas_of_a_continued_run(run: Run) -> None:
     again = Run(run.folder)
     words = (
         r"Drift: no replica reproduces the golden scores; the last one, on cpu, gave 1.5 for sample 0 where 1.0 is "
-        r"golden \(tolerance 0.001\)"
+        r"golden \(reward.tolerance 0.001\)"
     )
     with pytest.raises(RunError, match=words):
         again.start(reward)

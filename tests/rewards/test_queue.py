@@ -65,6 +65,19 @@ def test_without_a_batch_all_that_wait_and_are_alike_go_together() -> None:
     assert numbers(queue.take()) == [2]
 
 
+def test_what_came_back_from_a_call_goes_alone() -> None:
+    queue = Queue(None, merge=True)
+    for num, stuck in ((1, 0), (2, 1), (3, 0)):
+        one = request(num)
+        one.stuck = stuck
+        queue.add(one)
+    assert numbers(queue.take()) == [1, 3] and numbers(queue.take()) == [2]
+    again = [request(4), request(5)]
+    again[0].lost = 1
+    queue.put_back(again)
+    assert numbers(queue.take()) == [4] and numbers(queue.take()) == [5]
+
+
 def test_what_is_put_back_comes_first_in_its_order() -> None:
     queue = Queue(batch=None, merge=False)
     lost = [request(1, since=5.0), request(2, since=6.0)]
