@@ -12,15 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from tests.runs import events, finish, recipe, shards, start, wait_for, weights
 from tests.tiny import save_tiny
-
-SMALL = ("roles.search.replicas=1", "roles.train.replicas=1")  # starts in half the time
 
 
 @pytest.fixture(scope="module")
@@ -126,28 +123,13 @@ def test_sigterm_then_the_same_command_gives_the_undisturbed_result(folder: Path
 
 REWARDS = """
 import time
-import torch
 from dav_ray.rewards.jpeg import JpegCompressibility
-
-class Nan:
-    differentiable = False
-    def __call__(self, samples, conditions):
-        return torch.full((len(samples),), float("nan"))
 
 class Slow(JpegCompressibility):
     def __call__(self, samples, conditions):
         time.sleep(0.3)
         return super().__call__(samples, conditions)
 """
-
-
-def test_a_nan_reward_ends_the_run_and_names_itself(folder: Path) -> None:
-    (folder / "own_rewards.py").write_text(REWARDS)
-    process = start(folder, str(recipe(folder)), "reward.kind=own_rewards:Nan", *SMALL, "--run-dir", "nan")
-    output = finish(process, 1)
-    (line,) = [line for line in output.splitlines() if line.startswith("dav-ray: ")]
-    assert "Nan" in line and "nan" in line and "chunk" in line
-    assert json.loads((folder / "nan/manifest.json").read_text())["shards"] == []
 
 
 def test_a_killed_search_worker_costs_time_not_results(folder: Path, whole: Path) -> None:
@@ -185,37 +167,6 @@ def test_a_run_in_an_object_store_gives_the_same_shards(folder: Path, whole: Pat
     }
     assert storage.read("policy/v0002/pytorch_lora_weights.safetensors") == weights(whole, 2)
     assert storage.exists("report.html") and len(storage.read_lines("metrics.jsonl")) == 7
-
-
-def test_streaming_into_the_trainer_changes_no_bit(folder: Path) -> None:
-    """With a search whose particles share a chunk: each prompt's trajectories carry its own log Z_hat."""
-    groups, smc = str(recipe(folder, rounds=1)), ("search.kind=smc", "search.particles=2", "mstep.group=1")
-    for overlap in ("none", "stream"):
-        finish(start(folder, groups, *smc, f"overlap={overlap}", *SMALL, "--run-dir", overlap), 0)
-    assert shards(folder / "stream") == shards(folder / "none")
-    assert weights(folder / "stream", 1) == weights(folder / "none", 1)
-    rows = pa.concat_tables([pq.read_table(path) for path in sorted((folder / "none/buffer").rglob("*.parquet"))])
-    pairs = set(zip(*(rows.column(name).to_pylist() for name in ("chunk", "condition", "log_weight")), strict=True))
-    assert rows.column("condition").to_pylist() == ["a"] * 3 + ["b"] * 2 + ["c"] * 2
-    assert len(pairs) == len({pair[:2] for pair in pairs}) == 4
-
-
-def test_gradients_full_weights_and_trajectory_weights(folder: Path) -> None:
-    """What the other runs leave out, in one: the tilt through a remote reward, an anchor that needs the reference."""
-    import dav_ray
-
-    words = ["reward.kind=brightness", "search.gradient=true", "search.anchor=geometric(0.5)"]
-    words += ["mstep.parameters=full", "mstep.weights=trajectory", "mstep.learning_rate=0.01"]
-    finish(start(folder, str(recipe(folder, rounds=1)), *words, *SMALL, "--run-dir", "full"), 0)
-    lines = [json.loads(line) for line in (folder / "full/metrics.jsonl").read_text().splitlines()]
-    search = next(line for line in lines if line["role"] == "search")
-    assert search["search/nfe_per_sample"] == 4 + 3 * 2  # T + (T-1) M
-    assert search["search/reference_per_sample"] == 4
-    assert search["search/reward_calls"] == 7 * (4 * 2 + 4)  # every candidate, and every parent's gradient
-    assert 1 < search["search/weight_ess"] <= 7
-    trained = dav_ray.load(str(folder / "full")).unet.state_dict()
-    pretrained = dav_ray.load(str(folder / "full"), version=0).unet.state_dict()
-    assert all(not torch.equal(trained[name], pretrained[name]) for name in ("conv_in.weight", "conv_out.weight"))
 
 
 def test_sample_draws_what_the_evaluation_drew(folder: Path, whole: Path) -> None:
