@@ -134,6 +134,7 @@ def connected(address: str, config: Config) -> Iterator[None]:
             f"--address {address}: {str(error).splitlines()[0]}; allowed: auto, local or HOST:PORT"
         ) from error
     _quiet_data()
+    _keep_data_actors_here()
     try:
         yield
     finally:
@@ -207,3 +208,14 @@ def _quiet_data() -> None:
     DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _keep_data_actors_here() -> None:
+    """Ray Data has two actors that outlive a run, on the node of whoever asks for them first. That is to be the
+    driver's: a rank's node would never be idle again, and never given back."""
+    with contextlib.suppress(ImportError):  # Ray's own names, which may move
+        from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+        from ray.data._internal.stats import get_or_create_stats_actor
+
+        get_or_create_stats_actor()
+        default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.runs import events, finish, recipe, shards, start, wait_for
-from tests.test_run import REWARDS, SMALL, _descends_from
+from tests.test_run import REWARDS, _descends_from
+from tests.test_run_kinds import SMALL
 from tests.tiny import save_tiny
 
 
