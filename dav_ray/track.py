@@ -7,6 +7,7 @@ from typing import Any
 from dav_ray.config import Track
 from dav_ray.errors import UserError
 
+ROUND = "round"
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
@@ -33,11 +34,16 @@ class Trackers:
             tracker = cls(name, **options)
             tracker.start()
             tracker.store_init_configuration(_flat(settings))
+            if kind == "wandb":
+                tracker.tracker.define_metric("*", step_metric=ROUND)
             self._trackers.append(tracker)
 
     def log(self, round: int, values: dict[str, float]) -> None:
         for tracker in self._trackers:
-            tracker.log(values, step=round)
+            if tracker.name == "wandb":  # drops what comes for an earlier step: with overlap rounds interleave
+                tracker.log({**values, ROUND: round})
+            else:
+                tracker.log(values, step=round)
 
     def finish(self) -> None:
         for tracker in self._trackers:
