@@ -11,6 +11,12 @@ import pytest
 from dav_ray.storage import Storage, open_storage
 
 BUCKET = "runs"
+WHOLE_RUNS = ("test_run", "test_chaos", "test_job", "test_overlap", "test_nodes", "test_doctor", "test_fleet")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with whole runs first: begun last, one of them would be waited for alone."""
+    items.sort(key=lambda item: not item.path.name.startswith(WHOLE_RUNS))
 
 
 @pytest.fixture(scope="session", autouse=True)
