@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dav_ray import buffer
 from dav_ray.errors import RunError
-from dav_ray.manifest import ManifestStore, Shard
+from dav_ray.manifest import ManifestStore, Shard, ShardLost
 from dav_ray.search.weights import log_z, normalise
 from dav_ray.storage import open_storage
 from dav_ray.types import Cost
@@ -23,6 +23,7 @@ class Accepted:
 
     index: int
     table: Any  # reference
+    shard: Shard
     trajectories: Sequence[int]
     conditions: Sequence[str]
     rewards: Sequence[float]
@@ -31,9 +32,13 @@ class Accepted:
     nfe: float  # per trajectory
 
 
-def load_shard(uri: str, shard: Shard) -> tuple[pa.Table, tuple[Any, ...]]:
-    """A committed shard, its checksum verified, and what `Accepted` holds of it beside index and table."""
-    table = buffer.decode(ManifestStore(open_storage(uri)).verify(shard))
+def load_shard(uri: str, shard: Shard) -> tuple[pa.Table | None, tuple[Any, ...] | ShardLost]:
+    """A committed shard, its checksum verified, and what `Accepted` holds of it beside index, table and shard; or what
+    has become of it."""
+    try:
+        table = buffer.decode(ManifestStore(open_storage(uri)).verify(shard))
+    except ShardLost as lost:
+        return None, lost
     names = ("trajectory", "condition", "reward", "log_weight", "ess", "nfe")
     column = {name: table.column(name).to_pylist() for name in names}
     weights = None if any(w is None for w in column["log_weight"]) else column["log_weight"]

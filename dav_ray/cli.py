@@ -6,18 +6,23 @@ Everything heavy is imported inside the command that needs it: `--help` and mist
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dav_ray import __version__
 from dav_ray.errors import RunError, UserError
+from dav_ray.secrets import hide, printable
 
 if TYPE_CHECKING:
+    from dav_ray.config import Config
     from dav_ray.recipe import Recipe
+
+MOST_SAMPLES = 1_000_000
+TRACEBACK = "DAV_RAY_TRACEBACK"  # set to see where an unexpected error came from
 
 app = typer.Typer(
     name="dav-ray",
@@ -79,8 +84,9 @@ def run(
 
         check_address(address, connect=not dry_run)
         loaded = load(recipe, overrides or [])
+        _announce(loaded.config)
         check(loaded.config, address)
-        place = run_dir or f"runs/{loaded.name}"
+        place = f"runs/{loaded.name}" if run_dir is None else run_dir
         check_run_dir(place, loaded)
     if dry_run:
         typer.echo(_dry_run(loaded, place))
@@ -98,18 +104,21 @@ def report(run_dir: RunDir) -> None:
         _require_run(run_dir)
         from dav_ray.report import write_report
 
-        typer.echo(write_report(run_dir))
+        typer.echo(printable(write_report(run_dir)))
 
 
 @app.command()
 def evaluate(
     run_dir: RunDir,
-    samples: Annotated[int | None, typer.Option(min=1, help="Fresh samples. Default: evaluate.samples.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, max=MOST_SAMPLES, help="Fresh samples. Default: evaluate.samples.")
+    ] = None,
     address: Address = "local",
 ) -> None:
     """Measure the aligned model again, on fresh samples without search."""
     with _exit_codes(run_dir):
         _require_run(run_dir, address)
+        _require_model(run_dir, address)
         from dav_ray.evaluate import evaluate_run
 
         evaluate_run(run_dir, samples, address)
@@ -118,14 +127,17 @@ def evaluate(
 @app.command()
 def sample(
     run_dir: RunDir,
-    num: Annotated[int, typer.Option(min=1, help="How many samples.")],
+    num: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="How many samples.")],
     out: Annotated[str, typer.Option(metavar="PATH", help="A folder; sequences also FILE.fasta, FILE.fa or FILE.csv.")],
     address: Address = "local",
-    seed: Annotated[int | None, typer.Option(min=0, help="Sample i uses seed + i. Default: evaluate.seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Sample i uses seed + i. Default: evaluate.seed.")
+    ] = None,
 ) -> None:
     """Draw samples from the aligned model: images as PNGs, sequences as FASTA or CSV."""
     with _exit_codes(run_dir):
         _require_run(run_dir, address)
+        _require_model(run_dir, address)
         from dav_ray.sample import sample_run
 
         sample_run(run_dir, num, out, seed, address)
@@ -142,13 +154,14 @@ def doctor(
 ) -> None:
     """Show what the cluster has or could start, and what the recipe needs. Exit code 1 if it does not fit."""
     with _exit_codes():
-        from dav_ray.doctor.examine import doctor as examine
-        from dav_ray.doctor.findings import render
         from dav_ray.preflight import check_address
         from dav_ray.recipe import load
 
         check_address(address)
-        loaded = load(recipe, overrides or []).config if recipe else None
+        loaded = load(recipe, overrides or []).config if recipe is not None else None
+        from dav_ray.doctor.examine import doctor as examine
+        from dav_ray.doctor.findings import render
+
         findings = list(examine(loaded, address, measure=measure))
     typer.echo(render(findings))
     if not all(finding.ok for finding in findings):
@@ -170,30 +183,70 @@ def _exit_codes(run_dir: str | None = None) -> Iterator[None]:
         yield
     except UserError as error:
         for line in error.lines:
-            typer.echo(f"dav-ray: {line}", err=True)
+            _complain(line)
         raise typer.Exit(2) from None
     except RunError as error:
         log = f" (log: {_join(run_dir, 'events.jsonl')})" if run_dir else ""
-        typer.echo(f"dav-ray: {error.role}: {error.cause}{log}", err=True)
+        _complain(f"{error.role}: {error.cause}{log}")
         raise typer.Exit(1) from None
+    except OSError as error:
+        _complain(f"storage: {type(error).__name__}: {error}")
+        raise typer.Exit(1) from None
+    except Exception as error:  # the last gate: a user sees a line, never a traceback
+        if TRACEBACK in os.environ:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+        _complain(f"unexpected: {type(error).__name__}: {error} ({place}; {TRACEBACK}=1 shows the traceback)")
+        raise typer.Exit(1) from None
+
+
+def _complain(line: str) -> None:
+    typer.echo(f"dav-ray: {printable(' '.join(line.split()))}", err=True)
+
+
+def _announce(config: Config) -> None:
+    """Say which code of the user's own will be imported, before any of it is."""
+    from dav_ray.own_code import announced
+
+    for line in announced(config):
+        typer.echo(printable(line))
 
 
 def _require_run(run_dir: str, address: str = "local") -> None:
     """Raises UserError if this is no run directory, or the address can't be used."""
+    from dav_ray.keys import show
     from dav_ray.preflight import check_address, read_run_file
 
     check_address(address)
+    if "://" not in run_dir and (not run_dir.strip() or "\0" in run_dir):
+        raise UserError(f"{run_dir!r}: is no path; allowed: the --run-dir of a `dav-ray run`")
     if read_run_file(run_dir, "config.yaml") is None:
-        missing = "://" not in run_dir and not Path(run_dir).expanduser().exists()
+        missing = "://" not in run_dir and not os.path.exists(os.path.expanduser(run_dir))
         why = "no such directory" if missing else "is no run directory (it has no config.yaml)"
-        raise UserError(f"{run_dir}: {why}; allowed: the --run-dir of a `dav-ray run`")
+        raise UserError(f"{show(run_dir)}: {why}; allowed: the --run-dir of a `dav-ray run`")
+
+
+def _require_model(run_dir: str, address: str) -> None:
+    """Raises UserError if the run's model, rewards or last policy are not there any more; says which code of the user's
+    own its config.yaml names."""
+    from dav_ray.preflight import check
+    from dav_ray.run_files import read_run
+
+    stored = read_run(run_dir)
+    _announce(stored.config)
+    check(stored.config, address)
+    folder = f"policy/v{stored.manifest.policy_version:04d}"
+    if stored.manifest.policy_version and not stored.storage.list(folder):
+        raise UserError(f"{run_dir}: {folder} is absent, the run's last policy; allowed: a run directory that is whole")
 
 
 def _dry_run(recipe: Recipe, run_dir: str) -> str:
     from dav_ray.plan import plan, render
 
-    place = f"run directory: {run_dir if '://' in run_dir else os.path.abspath(os.path.expanduser(run_dir))}"
-    return f"{recipe.yaml}\n{place}\n{render(recipe.config, plan(recipe.config))}\nnothing was started"
+    place = run_dir if "://" in run_dir else os.path.abspath(os.path.expanduser(run_dir))
+    numbers = hide(render(recipe.config, plan(recipe.config)))
+    return f"{recipe.yaml}\nrun directory: {printable(place)}\n{numbers}\nnothing was started"
 
 
 def _join(run_dir: str, name: str) -> str:

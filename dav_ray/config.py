@@ -1,8 +1,7 @@
 """The run's configuration: every key a user can type, its default and its meaning, in exactly one place.
 
-A frozen, validated record; the sections `search`, `mstep` and `roles` stand beside what they configure.
-`dav_ray.recipe` builds it from YAML and overrides and words the mistakes that validation finds; `dav_ray.preflight`
-checks what needs a look at the disk.
+A frozen, validated record; the sections `search`, `mstep` and `roles` stand beside what they configure. `dav_ray.recipe`
+builds it from YAML and overrides and words the mistakes; `dav_ray.preflight` checks what needs a look at the disk.
 """
 
 from __future__ import annotations
@@ -36,13 +35,20 @@ class Model(Section):
         description="masked: letters in the order of the tokens",
         json_schema_extra={"allowed": "dna, rna, protein, or the letters themselves"},
     )
-    length: int | None = Field(default=None, ge=1, description="masked: letters per sequence; default: the model's own")
+    length: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="masked: letters per sequence; default: the model's own"
+    )
     origin: str | None = Field(default=None, description="what the files are, said where one is missing")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="precision of the frozen weights; log-probabilities are summed in float32 in any case",
     )
-    variant: str | None = Field(default=None, description="weight files' variant, for instance fp16")
+    variant: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="weight files' variant, for instance fp16",
+        json_schema_extra={"allowed": "letters, digits, _ and -, or null"},
+    )
     revision: str | None = Field(default=None, description="revision of a hub id")
 
 
@@ -81,10 +87,13 @@ class Reward(Section):
 
 class Evaluate(Section):
     samples: int = Field(
-        default=100, ge=1, description="fresh samples per round, without search, on fixed seeds and prompts"
+        default=100,
+        ge=1,
+        le=1_000_000,
+        description="fresh samples per round, without search, on fixed seeds and prompts",
     )
     batch: int = Field(default=50, ge=1, description="samples per work item")
-    seed: int = Field(default=1_000_000, ge=0, description="seed of the first sample; sample i uses seed + i")
+    seed: int = Field(default=1_000_000, ge=0, lt=2**32, description="seed of the first sample; sample i uses seed + i")
     heldout: tuple[Reward, ...] = Field(default=(), description="measures that are never optimised")
     features: str = Field(
         default="auto",
@@ -117,11 +126,20 @@ class Track(Section):
     project: str = Field(default="dav_ray", description="project name in the trackers")
 
 
+class Retain(Section):
+    last: int | None = Field(
+        default=None,
+        ge=1,
+        description="rounds of which policy, shards and evaluation are kept: so many of the newest, the first, and the "
+        "best by its mean reward without search; default: all",
+    )
+
+
 class Config(Section):
     """What `config.yaml` holds. Units: rewards in the reward's own unit, times in seconds."""
 
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything random in the run")
-    rounds: int = Field(default=10, ge=1, description="EM rounds")
+    rounds: int = Field(default=10, ge=1, le=1_000_000, description="EM rounds")
     model: Model = Field(description="the diffusion model")
     prompts: tuple[str, ...] = Field(
         description="the prompts; a text file (beside the recipe, or here) has one per line; for masked models "
@@ -137,6 +155,7 @@ class Config(Section):
     roles: Roles = Field(default_factory=Roles, validate_default=True, description="who runs where")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="held-out evaluation after each round")
     track: Track = Field(default_factory=Track, description="experiment trackers")
+    retain: Retain = Field(default_factory=Retain, description="what is kept of past rounds")
     overlap: Literal["none", "stream", "round"] = Field(
         default="none",
         description="stream: train on a round's groups while its search still runs (same bits as none); round: search "

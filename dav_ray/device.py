@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import resource
+
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -10,6 +13,33 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def peak_memory_gb() -> float:
     """The most that this process' tensors held of its GPU so far, in GB (10^9 bytes); 0 where it uses none."""
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_initialized() else 0.0
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this says that memory was wanted, of a GPU or of the host, that there was not."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")  # torch has no class for these
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def in_a_line(error: BaseException) -> str:
+    """The error's class and the first line of what it says."""
+    return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def memory_in_words() -> str:
+    """What this process took at most, and what its GPU has, or it of the host."""
+    if torch.cuda.is_initialized():
+        return f"{peak_memory_gb():.2f} GB of the GPU's {torch.cuda.mem_get_info()[1] / 1e9:.2f} GB"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2f} GB of the host"
 
 
 def quiet() -> None:

@@ -1,13 +1,15 @@
 """Runs a `Schedule` of work items on search actors: pull, retry of what a lost worker had, deadlines.
 
 A worker that is not there yet, or was lost, gets work once it answers: pools may grow and shrink within a round. One
-whose node is to be taken away ends its item, while the node stays, and is started again elsewhere.
+that gives no answer in time is started again, and so is one whose node is to be taken away: it ends its item, while the
+node stays. Losses of infrastructure are made good; a failure of data ends the run.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,18 +17,19 @@ import ray
 from ray import exceptions
 
 from dav_ray.draining import Drain, Drains
-from dav_ray.errors import DavRayError, RunError
+from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
 from dav_ray.failures import unwrap
 from dav_ray.interrupt import check
-from dav_ray.places import log_place
+from dav_ray.lives import Answer, Life
 from dav_ray.run_files import RunLog
 from dav_ray.schedule import Exhausted, Schedule
+from dav_ray.workers import ANSWER_S, Workers
 
 Item = TypeVar("Item")
 
 ATTEMPTS = 10  # per item, counting only losses of infrastructure
+DELAYS = 3  # per item: workers that gave no answer in time
 WAIT_S = 0.5
-PING_EVERY_S = 1.0
 
 
 @dataclass
@@ -37,36 +40,32 @@ class _Running:
     since: float
 
 
-@dataclass
-class _Away:
-    """A worker from which an answer is awaited."""
-
-    ping: Any
-    asked: float
-    since: float
-    new: bool  # it was never there
-    left: str | None  # the node that it is to leave: an answer from there is from before
-
-
 class Dispatcher:
-    """Keeps the workers busy. A method call returns two results: a table, left in the object store, and its meta."""
+    """Keeps the workers busy. A method call returns two results: a table, left in the object store, and an `Answer`.
+
+    timeout_s: longest wait for one; restart_timeout_s: for a worker that starts. renew: as in `Workers`."""
 
     def __init__(
-        self, workers: dict[str, Any], run_dir: str, log: RunLog, timeout_s: float, restart_timeout_s: float
+        self,
+        workers: dict[str, Any],
+        run_dir: str,
+        log: RunLog,
+        timeout_s: float,
+        restart_timeout_s: float,
+        renew: Callable[[str], Any],
     ) -> None:
-        self._workers, self._run_dir, self._log = workers, run_dir, log
-        self._timeout_s, self._restart_timeout_s = timeout_s, restart_timeout_s
-        self._away: dict[str, _Away] = {}
+        self._workers = Workers(workers, run_dir, log, restart_timeout_s, renew)
+        self._log, self._timeout_s = log, timeout_s
         self._stale: dict[Any, _Running] = {}  # results that are not waited for any more, and who works on them
         self._drains, self._draining = Drains(), dict[str, Drain]()  # workers on nodes that are to be taken away
         self.busy_s = 0.0
 
-    def expect(self, names: Iterable[str]) -> None:
-        """The workers were started; these have not answered yet, and get work once they do."""
-        for state in (self._away, self._stale, self._draining):
-            state.clear()
-        for name in names:
-            self._await(name, time.monotonic(), new=True)
+    def expect(self, names: Iterable[str], lives: Mapping[str, Life]) -> None:
+        """The workers were started; these names have not answered yet, and get work once they do. lives: of the
+        others."""
+        self._stale.clear()
+        self._draining.clear()
+        self._workers.expect(names, lives)
 
     def run(
         self,
@@ -80,23 +79,24 @@ class Dispatcher:
         """Calls `method` of some worker with every item. on_result(item, table reference, meta) in order of arrival;
         in_order: whoever consumes them waits for the first open item.
 
-        Raises what a data failure raised; RunError for a worker that never answers or an item that is lost too often.
+        Raises what a data failure raised; RunError where no worker is left, or an item is lost or late too often.
         """
-        schedule = Schedule(items, ATTEMPTS, in_order=in_order)
+        schedule = Schedule(items, ATTEMPTS, DELAYS, in_order=in_order)
         running: dict[Any, _Running] = {}
         while not schedule.finished:
             check()
             self._leave_draining(schedule, running)
             self._hand_out(schedule, running, method)
             self._log.live("chunks_outstanding", len(running))
-            self._log.live("workers", len(self._workers) - len(self._away), role="search")
+            self._log.live("workers", self._workers.there, role="search")
             ready, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S) if running else ([], [])
             if not running:
                 time.sleep(WAIT_S)
             for ref in ready:
                 self._collect(schedule, running.pop(ref), ref, on_result)
-            self._check_deadlines(running)
-            self._probe_away()
+            self._check_deadlines(schedule, running)
+            for name in self._workers.probe():
+                self._draining.pop(name, None)
             tick()
         self._log.live("chunks_outstanding", 0)
         self._stale |= running
@@ -104,108 +104,118 @@ class Dispatcher:
     def _hand_out(self, schedule: Schedule[Any], running: dict[Any, _Running], method: str) -> None:
         self._forget_stale()
         entries = (*running.values(), *self._stale.values())
-        occupied = {entry.worker for entry in entries} | {*self._away, *self._draining}
-        for name, actor in self._workers.items():
+        occupied = {entry.worker for entry in entries} | {*self._workers.away, *self._draining}
+        for name, actor in self._workers.handles.items():
             now = time.monotonic()
             if name in occupied or (item := schedule.next(name, now)) is None:
                 continue
-            table, meta = getattr(actor, method).remote(item)
+            table, answer = getattr(actor, method).remote(item, self._workers.halvings(name))
             if schedule.doubled(name):
                 self._log.event("doubled", worker=name, item=item.name)
-            running[meta] = _Running(name, item, table, now)
+            running[answer] = _Running(name, item, table, now)
 
     def _forget_stale(self) -> None:
         """Workers are free again once they end what is not waited for; one that does not is started again."""
         done, _ = ray.wait(list(self._stale), num_returns=len(self._stale), timeout=0) if self._stale else ([], [])
         for ref in done:
-            del self._stale[ref]
+            entry = self._stale.pop(ref)
+            try:
+                self._answer(entry, ref)
+            except _Lost as lost:
+                self._lose(entry, lost)
+            except DavRayError as error:  # the item is done, by another worker
+                self._log.event("failure_ignored", worker=entry.worker, item=entry.item.name, cause=str(error))
         for ref, entry in list(self._stale.items()):
             if time.monotonic() - entry.since > self._timeout_s:
                 del self._stale[ref]
-                self._log.event("worker_stuck", worker=entry.worker, item=entry.item.name)
-                ray.kill(self._workers[entry.worker], no_restart=False)
-                self._await(entry.worker, time.monotonic(), new=False)
+                self._hang(entry)
 
     def _leave_draining(self, schedule: Schedule[Any], running: dict[Any, _Running]) -> None:
         """Moves workers off nodes that are to be taken away: at once where they do nothing that is waited for, else
         when they are done, or when the node's time is over: then their item goes out again."""
-        drained = self._drains.ask(self._workers)
+        drained = self._drains.ask(self._workers.handles)
         if drained is not None:
             for name in drained.keys() - self._draining.keys():
                 self._log.event("draining", worker=name, node=drained[name].node)
             self._draining = drained
         held = {entry.worker: ref for ref, entry in running.items()} if self._draining else {}
         for name, drain in self._draining.items():
-            if name in self._away or (name in held and not drain.over):
+            if name in self._workers.away or (name in held and not drain.over):
                 continue
             if name in held:
                 entry = running.pop(held[name])
-                self._return(schedule, entry, "handed_back", f"the deadline of node {drain.node}")
+                self._return(schedule.lost, entry, "handed_back", f"the time of node {drain.node} was over")
             self._stale = {ref: entry for ref, entry in self._stale.items() if entry.worker != name}
-            ray.kill(self._workers[name], no_restart=False)  # Ray places it where nothing drains
-            self._await(name, time.monotonic(), new=False, left=drain.node)
+            self._workers.restart(name)
 
     def _collect(self, schedule: Schedule[Any], entry: _Running, ref: Any, on_result: Callable[..., None]) -> None:
         try:
-            meta = ray.get(ref)
-        except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.OutOfMemoryError) as error:
-            self._lose(schedule, entry, error)
+            answer = self._answer(entry, ref)
+        except _Lost as lost:
+            memory = isinstance(lost.cause, exceptions.OutOfMemoryError)
+            self._lose(entry, lost)
+            leave = functools.partial(schedule.lost, counts=not memory)
+            self._return(leave, entry, "requeued", f"its workers died, the last one of {lost}")
             return
-        except exceptions.RayTaskError as error:
-            raise _data_failure(entry, unwrap(error)) from error
         now = time.monotonic()
         self.busy_s += now - entry.since
         if schedule.complete(entry.worker, now):
-            on_result(entry.item, entry.table, meta)
+            on_result(entry.item, entry.table, answer.meta)
 
-    def _lose(self, schedule: Schedule[Any], entry: _Running, error: BaseException) -> None:
-        self._log.event("worker_lost", worker=entry.worker, item=entry.item.name, cause=type(error).__name__)
-        self._return(schedule, entry, "requeued", "its workers")
-        self._await(entry.worker, time.monotonic(), new=False)
+    def _answer(self, entry: _Running, ref: Any) -> Answer:
+        """_Lost where the worker was; else what a data failure raised."""
+        try:
+            answer: Answer = ray.get(ref, timeout=ANSWER_S)
+        except exceptions.RayTaskError as error:
+            cause = unwrap(error)
+            if isinstance(cause, exceptions.RayError | DeviceError):
+                raise _Lost(cause) from error
+            if isinstance(cause, DataError) and cause.kept is not None:
+                self._log.event("quarantined", worker=entry.worker, item=entry.item.name, file=cause.kept)
+            raise _data_failure(entry, cause) from error
+        except exceptions.RayError as error:
+            raise _Lost(error) from error
+        self._workers.answered(entry.worker, entry.item.name, answer)
+        return answer
 
-    def _return(self, schedule: Schedule[Any], entry: _Running, event: str, by: str) -> None:
+    def _lose(self, entry: _Running, lost: _Lost) -> None:
+        self._log.event("worker_lost", worker=entry.worker, item=entry.item.name, cause=str(lost))
+        if isinstance(lost.cause, exceptions.OutOfMemoryError):
+            self._workers.halve(entry.worker, str(lost))
+        if isinstance(lost.cause, DeviceError):
+            self._workers.restart(entry.worker)
+        else:
+            self._workers.lost(entry.worker)
+
+    def _hang(self, entry: _Running) -> None:
+        seconds = round(time.monotonic() - entry.since, 1)
+        self._log.event("worker_hung", worker=entry.worker, item=entry.item.name, seconds=seconds)
+        self._workers.restart(entry.worker)
+
+    def _return(self, leave: Callable[[str], Any], entry: _Running, event: str, why: str) -> None:
         """The worker gives no result; its item waits again, unless someone else has it."""
         try:
-            again = schedule.lost(entry.worker)
+            again = leave(entry.worker)
         except Exhausted as exhausted:
-            raise RunError("search", f"chunk {entry.item.name} was {exhausted}, the last time by {by}") from exhausted
+            raise RunError("search", f"chunk {entry.item.name} was {exhausted}: {why}") from exhausted
         if again is not None:
             self._log.event(event, item=entry.item.name)
 
-    def _await(self, name: str, since: float, *, new: bool, left: str | None = None) -> None:
-        ping = self._workers[name].ready.remote(self._run_dir)
-        self._away[name] = _Away(ping, time.monotonic(), since, new, left)
-
-    def _probe_away(self) -> None:
-        """Workers that found a place, or that Ray restarted, are there when they answer."""
-        now = time.monotonic()
-        waited = now - max((away.since for away in self._away.values()), default=now)  # since the last one went
-        if len(self._away) == len(self._workers) and waited > self._restart_timeout_s:
-            raise RunError("search", f"no worker is left; none of {len(self._away)} came back in {waited:.0f} s")
-        for name, away in list(self._away.items()):
-            if not ray.wait([away.ping], timeout=0)[0]:
-                continue
-            try:
-                node: Any = ray.get(away.ping)
-            except exceptions.RayError:
-                node = away.left
-            if node == away.left:
-                if now - away.asked > PING_EVERY_S:
-                    self._await(name, away.since, new=away.new, left=away.left)
-                continue
-            del self._away[name]
-            self._draining.pop(name, None)
-            self._log.event("worker_joined" if away.new else "worker_back", worker=name)
-            log_place(self._log, "search", name, node)
-
-    def _check_deadlines(self, running: dict[Any, _Running]) -> None:
-        for entry in running.values():
+    def _check_deadlines(self, schedule: Schedule[Any], running: dict[Any, _Running]) -> None:
+        for ref, entry in list(running.items()):
             if time.monotonic() - entry.since > self._timeout_s:
-                raise RunError(
-                    "search",
-                    f"{entry.worker} gave no answer for chunk {entry.item.name} in {self._timeout_s:.0f} s "
-                    "(roles.search.call_timeout_s)",
-                )
+                del running[ref]
+                self._hang(entry)
+                why = f"no answer in {self._timeout_s:g} s (roles.search.call_timeout_s)"
+                self._return(schedule.late, entry, "requeued", why)
+
+
+class _Lost(Exception):
+    """No result, through no fault of the data."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause) if isinstance(cause, DeviceError) else type(cause).__name__)
+        self.cause = cause
 
 
 def _data_failure(entry: _Running, cause: BaseException) -> DavRayError:

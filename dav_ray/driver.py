@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from dav_ray import lease
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
 from dav_ray.interrupt import interrupted, interruptible
 from dav_ray.manifest import ManifestStore
 from dav_ray.progress import Progress
 from dav_ray.recipe import Recipe
+from dav_ray.retention import Retention, sweep_leftovers
 from dav_ray.run_files import RunLog, write_marker
 from dav_ray.storage import Storage, open_storage
 from dav_ray.track import Trackers
@@ -38,23 +40,29 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
     """
     place = absolute(run_dir)
     storage, config, progress = open_storage(place), recipe.config, Progress(recipe.config.rounds)
-    stored = ManifestStore(storage).load()
-    if stored is not None and stored.phase == "done":
-        progress.say(f"{place}: this run is finished ({config.rounds} rounds); report: {place}/report.html")
-        return
-    progress.say(f"dav_ray: {recipe.name} in {place}")
     try:
         with interruptible():
-            _run(recipe, storage, place, address, progress)
+            if finished(storage):
+                progress.say(f"{place}: this run is finished ({config.rounds} rounds); report: {place}/report.html")
+                return
+            progress.say(f"dav_ray: {recipe.name} in {place}")
+            with lease.held(storage, progress.say):
+                if not finished(storage):  # whoever had the lease before may have done it all
+                    _run(recipe, storage, place, address, progress)
     except SystemExit as stopped:
         progress.say("stopped; the same command goes on from what is committed")
         # not through Ray's own end: it takes longer than a job that is stopped has, and Ray reaps what a driver leaves
         os._exit(int(stopped.code or 1))
 
 
+def finished(storage: Storage) -> bool:
+    stored = ManifestStore(storage).load()
+    return stored is not None and stored.phase == "done"
+
+
 def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: Progress) -> None:
     from dav_ray.prometheus import Prometheus
-    from dav_ray.session import connected, session
+    from dav_ray.session import cluster_name, connected, session
 
     config = recipe.config
     with connected(address, config), interruptible():  # Ray's start takes the signals over: take them back
@@ -65,15 +73,17 @@ def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: P
         trackers = Trackers(config.track, recipe.name, tracker_folder(place), yaml.safe_load(recipe.yaml))
         prometheus = Prometheus(place.rpartition("/")[2])
         log = RunLog(storage, opened.epoch, trackers, prometheus)
-        log.event("driver_started", round=opened.round, phase=opened.phase)
-        store.sweep_orphans()
+        log.event("driver_started", round=opened.round, phase=opened.phase, cluster=cluster_name())
+        sweep_leftovers(storage, store, log)
+        retention = Retention(config, storage, store, log)
         progress.say("starting the search, reward and train actors")
         name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}-{opened.epoch}"
         with prometheus, failures(log), session(config, place, name, log) as actors:
             from dav_ray.rounds import Rounds
 
             with ended_in_time(trackers):
-                align(config, store, Rounds(config, storage, store, actors, log, progress), progress)
+                rounds = Rounds(config, storage, store, actors, log, progress)
+                align(config, store, rounds, retention, progress)
     _finish(storage, store, place, progress)
 
 
@@ -85,12 +95,17 @@ def failures(log: RunLog) -> Iterator[None]:
     try:
         yield
     except DavRayError as error:
-        log.event("run_failed", cause=str(error))
+        _tell(log, str(error))
         raise
     except (RayError, OSError) as error:
         cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-        log.event("run_failed", cause=cause)
+        _tell(log, cause)
         raise RunError("driver", cause) from error
+
+
+def _tell(log: RunLog, cause: str) -> None:
+    with contextlib.suppress(DavRayError, OSError):  # the store may be what failed
+        log.event("run_failed", cause=cause)
 
 
 @contextlib.contextmanager
@@ -104,8 +119,9 @@ def ended_in_time(trackers: Trackers) -> Iterator[None]:
         ender.join(INTERRUPTED_S if interrupted() else None)
 
 
-def align(config: Config, store: ManifestStore, rounds: Rounds, progress: Progress) -> None:
+def align(config: Config, store: ManifestStore, rounds: Rounds, retention: Retention, progress: Progress) -> None:
     """Rounds of E-step and M-step from where the manifest stands."""
+    retention.sweep()
     rounds.evaluate_pretrained()
     while (state := store.current).round <= config.rounds:
         progress.begin_round()
@@ -123,6 +139,7 @@ def align(config: Config, store: ManifestStore, rounds: Rounds, progress: Progre
             rounds.post(state.round + 1)  # the trainer does not wait for the evaluation
         summary = rounds.evaluate()
         store.close_round(summary)
+        retention.sweep()
         progress.end_round()
 
 

@@ -44,19 +44,60 @@ class RunError(DavRayError):
         return type(self), (self.role, self.cause), self.__dict__
 
 
-class RewardError(RunError):
-    """A reward gave no usable number for a chunk: a failure of data, never retried and never scored 0."""
+class DataError(RunError):
+    """Data that no retry mends: it ends the run.
+
+    what: the kind of fault, one word; rows: samples of the call that are at fault, none where that is not known; kept:
+    the file of the run directory that holds the evidence. `evidence` (`rewards.base.Asked`) stays in its process.
+    """
+
+    what: str
+    rows: tuple[int, ...]
+    kept: str | None
+    evidence: Any = None
+
+    def __init__(
+        self, role: str, cause: str, what: str = "failed", rows: Sequence[int] = (), kept: str | None = None
+    ) -> None:
+        super().__init__(role, cause if kept is None else f"{cause}; evidence: {kept}")
+        self.words, self.what, self.rows, self.kept = cause, what, tuple(rows), kept
+
+    def kept_in(self, path: str) -> DataError:
+        """The same, once the evidence is written."""
+        return type(self)(self.role, self.words, self.what, self.rows, path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.role, self.words, self.what, self.rows, self.kept)
+
+
+class RewardError(DataError):
+    """A reward gave no usable number for a chunk: never retried and never scored 0."""
 
     reward: str
     chunk: str
     value: str
 
-    def __init__(self, reward: str, chunk: str, value: str) -> None:
-        super().__init__("reward", f"{reward} gave {value} for chunk {chunk}")
+    def __init__(
+        self,
+        reward: str,
+        chunk: str,
+        value: str,
+        what: str = "failed",
+        rows: Sequence[int] = (),
+        kept: str | None = None,
+    ) -> None:
+        super().__init__("reward", f"{reward} gave {value} for chunk {chunk}", what, rows, kept)
         self.reward, self.chunk, self.value = reward, chunk, value
 
+    def kept_in(self, path: str) -> RewardError:
+        return type(self)(self.reward, self.chunk, self.value, self.what, self.rows, path)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.reward, self.chunk, self.value), self.__dict__
+        return type(self), (self.reward, self.chunk, self.value, self.what, self.rows, self.kept)
+
+
+class DeviceError(RunError):
+    """A worker's GPU failed under it: nothing is wrong with the data, and another process may do better."""
 
 
 class RewardTimeout(RunError, TimeoutError):

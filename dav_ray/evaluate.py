@@ -79,7 +79,7 @@ def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: Evaluat
     import torch
 
     from dav_ray.noise import PipelineNoise
-    from dav_ray.rewards.base import check, evaluate
+    from dav_ray.rewards.base import Asked, check, evaluate
     from dav_ray.search.base import ancestral
 
     path = _PathKL(diffusion, chunk.conditions) if chunk.kl else None
@@ -96,7 +96,9 @@ def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: Evaluat
     }
     shown = samples.cpu().numpy()  # images float32, tokens int64
     for name, reward in judges.heldout:
-        values = check(evaluate(reward, shown, chunk.conditions, False), num, reward=name, chunk=chunk.name)
+        scored = evaluate(reward, shown, chunk.conditions, False)
+        asked = Asked(shown, chunk.conditions, (name,), (scored,))
+        values = check(scored, num, reward=name, chunk=chunk.name, asked=asked)
         columns[f"heldout/{name}"] = pa.array(values, pa.float64())
     fields = [pa.field(name, column.type) for name, column in columns.items()]
     if judges.features is not None:

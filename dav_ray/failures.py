@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import ray
 from ray import exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dav_ray.errors import DavRayError, RunError, UserError
 
@@ -24,3 +32,16 @@ def start_failure(role: str, name: str, error: BaseException) -> DavRayError:
         if line.startswith(mark):  # an actor's constructor raised it: Ray keeps the words alone
             return UserError([line.removeprefix(mark), *lines[number + 1 :]])
     return RunError(role, f"{name} did not start: {lines[-1] if lines else type(cause).__name__}")
+
+
+def end_process(node: str, pid: int) -> None:
+    """Have a process of Ray's on a node (an id) killed, whatever it does; nobody waits for it."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    kill: Any = ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+    kill.remote(pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(OSError):  # it is gone
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
+            os.kill(pid, signal.SIGKILL)

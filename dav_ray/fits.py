@@ -12,15 +12,17 @@ from ray import exceptions
 from dav_ray.accepted import Accepted, fit_weights
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
+from dav_ray.failures import end_process
 from dav_ray.interrupt import check
-from dav_ray.mstep.mailbox import Job, ask
+from dav_ray.mstep.mailbox import Group, Job, Place, ask
 from dav_ray.places import log_place
 from dav_ray.run_files import RunLog
 from dav_ray.schedule import training_groups
 from dav_ray.session import Session
 
 POLL_S = 0.2
-TRAIN_RESTARTS = 3  # per round, after an error of a rank; the peers of a rank that was killed raise one too
+LOOK_EVERY_S = 2.0
+TRAIN_RESTARTS = 3  # per round and rank, after an error or a death; the peers of a rank that was killed raise one too
 
 
 class Fits:
@@ -33,7 +35,10 @@ class Fits:
         self._round = 0  # whose job is open
         self._posted: set[int] = set()  # its groups that the trainer has
         self._since: float | None = None  # when it was given the last of them
-        self._places: dict[int, str] = {}  # rank -> node, as told in the events
+        self._places: dict[int, Place] = {}  # by rank, as told in the events
+        self._restarts = 0  # of ranks, since the last policy
+        self._ended = False  # whether the ranks were ended in this round, as they hung
+        self._looked = time.monotonic()
         self.busy_s = 0.0  # in optimizer steps so far, on rank 0, of rounds that were waited for
 
     @property
@@ -48,8 +53,8 @@ class Fits:
         if self._config.roles.train.lifetime == "round":
             self._actors.start_trainer(f"round-{round}", self._log)
         job = Job(round, round - 1, len(self._groups()), self._config.search.trajectories)
-        ask(self._actors.mailbox.post_job.remote(job))
-        self._round, self._posted, self._since = round, set(), None
+        ask("driver", "to post a round", self._actors.mailbox.post_job.remote(job))
+        self._round, self._posted, self._since, self._ended = round, set(), None, False
 
     def stream(self, accepted: Mapping[int, Accepted]) -> None:
         """Post the open round's groups that are complete; accepted: its chunks so far, by index."""
@@ -78,15 +83,17 @@ class Fits:
             tick(time.monotonic() - start)
             time.sleep(POLL_S)
         self._ranks()
+        self._restarts = 0
         if self._config.roles.train.lifetime == "round":
             self._actors.end_trainer(self._log)
+            self._places.clear()
         self.busy_s += result["util/train"] * result["time/mstep_s"]
         return result
 
     def check_trainer(self) -> dict[str, float] | None:
         """The metrics of the round that was posted, once its policy is there. Raises what no retry mends; RunError if
         the trainer failed too often, or is late with what was posted."""
-        result = ask(self._actors.mailbox.result.remote(self._round))
+        result = ask("driver", "the new policy", self._actors.mailbox.result.remote(self._round))
         if isinstance(result, DavRayError):
             raise result
         if result is not None:
@@ -94,27 +101,50 @@ class Fits:
         trainer, role = self._actors.trainer, self._config.roles.train
         if trainer is not None and trainer.failure is not None:
             raise RunError("train", trainer.failure)
-        troubles = ask(self._actors.mailbox.troubles.remote())
+        troubles = ask("driver", "the ranks' troubles", self._actors.mailbox.troubles.remote())
         if len(troubles) > TRAIN_RESTARTS * role.replicas:
             raise RunError("train", f"its ranks failed again and again, last with {troubles[-1]}")
         waited = 0.0 if self._since is None else time.monotonic() - self._since
         up = self._ranks()
+        if self._restarts > TRAIN_RESTARTS * role.replicas:
+            raise RunError("train", f"its ranks died again and again ({self._restarts} restarts in a round)")
         if up < role.replicas and waited > role.start_timeout_s:
             raise RunError(
                 "train",
                 f"{up} of {role.replicas} ranks found a place in {waited:.0f} s (roles.train.start_timeout_s)",
             )
         if waited > role.call_timeout_s + role.start_timeout_s * (up < role.replicas):
-            raise RunError("train", f"no new policy in {waited:.0f} s (roles.train.call_timeout_s)")
+            self._hung(waited)
         return None
 
+    def _hung(self, waited: float) -> None:
+        """End the ranks, which Ray Train starts again; RunError where that was done in this round already."""
+        if self._ended:
+            raise RunError("train", f"no new policy in {waited:.0f} s (roles.train.call_timeout_s), and again so")
+        self._log.event("train_hung", round=self._round, seconds=round(waited), ranks=sorted(self._places))
+        for place in self._places.values():
+            end_process(place.node, place.pid)
+        self._ended, self._since = True, time.monotonic()
+
+    def look(self) -> None:
+        """Write down what became of the ranks, at most once in LOOK_EVERY_S seconds; for those who don't wait."""
+        if time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._ranks()
+
     def _ranks(self) -> int:
-        """How many ranks are up; an event tells where each of them is."""
-        places = ask(self._actors.mailbox.ranks.remote())
-        for rank, node in sorted(places.items()):
-            if self._places.get(rank) != node:
-                log_place(self._log, "train", f"train-{rank}", node)
+        """How many ranks are up. Events tell where each of them is, who was started again, what they lost."""
+        self._looked = time.monotonic()
+        places: dict[int, Place] = ask("driver", "the ranks", self._actors.mailbox.ranks.remote())
+        for rank, place in sorted(places.items()):
+            before = self._places.get(rank)
+            if before is not None and before.life != place.life:
+                self._restarts += 1
+                self._log.event("train_restarted", rank=rank, node=place.node)
+            if before is None or before.node != place.node:
+                log_place(self._log, "train", f"train-{rank}", place.node)
         self._places |= places
+        for fields in ask("driver", "what ranks lost", self._actors.mailbox.lost.remote()):
+            self._log.event("tables_lost", **fields)
         self._log.live("workers", len(places), role="train")
         return len(places)
 
@@ -126,15 +156,22 @@ class Fits:
         """One group to the mailbox, as one Ray dataset per rank."""
         world = self._config.roles.train.replicas
         rows = sum(len(c.trajectories) for c in chunks)
-        edges = [round(i * rows / world) for i in range(1, world)]
+        edges = tuple(round(i * rows / world) for i in range(world + 1))
         try:
-            dataset: Any = ray.data.from_arrow_refs([c.table for c in chunks])
-        except exceptions.ObjectLostError:
+            datasets = _datasets([c.table for c in chunks], edges)
+        except exceptions.RayError as error:
             # the node that held them is gone: the shards are the record
-            self._log.event("tables_lost", round=self._round, group=number)
+            cause = type(error).__name__
+            self._log.event("tables_lost", round=self._round, group=number, cause=cause)
             again = {found.index: found.table for found in self._reload(self._round)}
-            dataset = ray.data.from_arrow_refs([again[c.index] for c in chunks])
-        shares = dataset.split_at_indices(edges) if edges else [dataset.materialize()]
+            datasets = _datasets([again[c.index] for c in chunks], edges)
         mine = {n: weights[n] for c in chunks for n in c.trajectories}
-        ask(self._actors.mailbox.post_group.remote(number, shares, mine))
+        group = Group(datasets, tuple(c.shard for c in chunks), edges, mine)
+        ask("driver", "to post a group", self._actors.mailbox.post_group.remote(number, group))
         self._posted.add(number)
+
+
+def _datasets(tables: Sequence[Any], edges: Sequence[int]) -> list[Any]:
+    """One Ray dataset per rank: the rows edges[r] to edges[r + 1] - 1 of the tables (references), in order."""
+    whole: Any = ray.data.from_arrow_refs(list(tables))
+    return whole.split_at_indices(list(edges[1:-1])) if len(edges) > 2 else [whole.materialize()]

@@ -45,6 +45,7 @@ def start_fleet(specs: Sequence[RewardSpec], run_dir: str, namespace: str) -> An
     """The fleet's actor, on this node. Ray restarts it if it dies; its replicas end with it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"name": FLEET, "namespace": namespace, "num_cpus": 0, "scheduling_strategy": here}
+    options |= {"enable_task_events": False}  # Ray would keep a record of every call
     return ray.remote(Fleet).options(**options, max_restarts=-1).remote(list(specs), run_dir)
 
 

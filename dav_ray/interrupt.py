@@ -1,5 +1,7 @@
 """SIGINT and SIGTERM end a run with exit code 130 or 143: everything committed is in the manifest already.
 
+Another thread may end it too, with an error: `demand`.
+
 The signal raises SystemExit wherever the driver is. Native code in between may swallow or translate an exception, so
 the signal is remembered too: waits ask `check`, and whatever surfaces after a signal leaves as its exit code.
 """
@@ -11,9 +13,12 @@ import signal
 import types
 from collections.abc import Iterator
 
+from dav_ray.errors import DavRayError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _received: list[int] = []
+_demanded: list[DavRayError] = []
 
 
 @contextlib.contextmanager
@@ -47,7 +52,19 @@ def interrupted() -> bool:
     return bool(_received)
 
 
+def demand(error: DavRayError) -> None:
+    """For any thread: the driver is to end with this error, when it waits next."""
+    _demanded.append(error)
+
+
+def forget() -> None:
+    """What was demanded has been heard."""
+    _demanded.clear()
+
+
 def check() -> None:
-    """SystemExit if a signal has come."""
+    """SystemExit if a signal has come; the error that was demanded, if one was."""
     if _received:
         raise SystemExit(128 + _received[0])
+    if _demanded:
+        raise _demanded[0]

@@ -14,6 +14,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from dav_ray.config import Config
+from dav_ray.secrets import hide
 from dav_ray.section import Section
 
 _WORDS: dict[Any, str] = {
@@ -101,8 +102,9 @@ def describe() -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a user would type it, shortened."""
+    """A value as a user would type it, shortened; nothing secret in it."""
     text = value if isinstance(value, str) and value.strip() else json.dumps(value, default=str, ensure_ascii=False)
+    text = hide(text)  # before it is shortened: a part of a secret would not be found
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -12,70 +12,21 @@ A chunk is accepted when the manifest names its shard; a file that no manifest n
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 from dav_ray.errors import RunError, StaleEpoch, UserError
+from dav_ray.manifest_record import Manifest, Phase, Shard, buffer_folder, round_manifest_path, to_json
+from dav_ray.parsing import parse_object
 from dav_ray.storage import AlreadyExists, Conflict, Storage, Version
 
 MANIFEST = "manifest.json"
 MAX_ATTEMPTS = 20  # a conflict means that someone else got through, so only a crowd of drivers needs more
 
-Phase = Literal["search", "fit", "evaluate", "done"]
 
-
-@dataclass(frozen=True)
-class Shard:
-    """One committed chunk: a Parquet file under its content's name, in the folder of its round."""
-
-    path: str
-    sha256: str
-    chunk: int
-    rows: int
-    policy_version: int
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The state of a run between two writes."""
-
-    epoch: int  # the driver that owns the run; 0 before the first one
-    round: int  # the open round, from 1
-    phase: Phase
-    policy_version: int
-    shards: tuple[Shard, ...]  # of the open round, in chunk order
-    closed: int  # the last closed round, 0 if none
-    versions: dict[str, str]  # of the libraries that the owning driver runs with
-    config_sha256: str
-    ahead: tuple[Shard, ...] = ()  # of the round after the open one, in chunk order; absent in older manifests
-
-    def to_json(self) -> bytes:
-        return _to_json(asdict(self))
-
-    @staticmethod
-    def from_json(data: bytes) -> Manifest:
-        fields = json.loads(data)
-        shards, ahead = (
-            tuple(Shard(**shard) for shard in found) for found in (fields.pop("shards"), fields.pop("ahead", ()))
-        )
-        return Manifest(shards=shards, ahead=ahead, **fields)
-
-    def shards_of(self, round: int) -> tuple[Shard, ...]:
-        """The committed shards of the open round or of the next one. ValueError for any other."""
-        if round not in (self.round, self.round + 1):
-            raise ValueError(f"round {round}: the manifest names the shards of {self.round} and {self.round + 1}")
-        return self.shards if round == self.round else self.ahead
-
-
-def buffer_folder(round: int) -> str:
-    """Where the shards of a round lie."""
-    return f"buffer/round={round:04d}"
-
-
-def round_manifest_path(round: int) -> str:
-    return f"manifests/round-{round:04d}.json"
+class ShardLost(RunError):
+    """A committed shard was removed or changed."""
 
 
 class ManifestStore:
@@ -103,8 +54,10 @@ class ManifestStore:
     def open(self, config_sha256: str, versions: Mapping[str, str]) -> Manifest:
         """Start a run, or take over the stored one with the next epoch; a finished run is left as it is.
 
-        Raises UserError if the stored run has another configuration, RunError if others keep taking it over.
+        Raises UserError if the stored run has another configuration, RunError if others keep taking it over, or if
+        the manifest of a run that is there is not.
         """
+        self._check_whole()
         # Epoch 0 belongs to nobody: drivers that race to create it write the same bytes, then race for 1.
         unowned = Manifest(0, 1, "search", 0, (), 0, {}, config_sha256)
         try:
@@ -130,6 +83,10 @@ class ManifestStore:
             self._current, self._version = taken, version
             return taken
         raise RunError("driver", f"other drivers took {self._storage.uri} over {MAX_ATTEMPTS} times")
+
+    def refresh(self) -> Manifest:
+        """The manifest as it is stored. Raises StaleEpoch, RunError as the methods that write do."""
+        return self._refreshed()
 
     def commit(self, shards: Sequence[Shard], *, ahead: bool = False) -> tuple[Shard, ...]:
         """Accept chunks of the open round, or of the next one (`ahead`); returns all committed ones, in chunk order.
@@ -172,7 +129,7 @@ class ManifestStore:
             "shards": [asdict(shard) for shard in closing.shards],
         }
         try:
-            self._storage.create(round_manifest_path(closing.round), _to_json({**record, "summary": summary}))
+            self._storage.create(round_manifest_path(closing.round), to_json({**record, "summary": summary}))
         except AlreadyExists:
             stored = self.round_manifest(closing.round)
             if {name: stored.get(name) for name in record} != record:
@@ -192,9 +149,16 @@ class ManifestStore:
     def round_manifest(self, round: int) -> dict[str, Any]:
         """What `close_round` recorded: round, policy_version (that searched), shards, summary.
 
-        Raises FileNotFoundError if that round is not closed.
+        Raises FileNotFoundError if that round is not closed, RunError if the file can't be read.
         """
-        return json.loads(self._storage.read(round_manifest_path(round)))
+        path = round_manifest_path(round)
+        try:
+            record = parse_object(self._storage.read(path))
+            for shard in record.get("shards", [{}]):
+                Shard.from_fields(shard)
+        except (ValueError, TypeError) as error:
+            raise RunError("storage", f"{self._storage.uri}/{path} can't be read: it {error}") from error
+        return record
 
     def sweep_orphans(self, keep_open: Collection[str] = ()) -> list[str]:
         """Delete the shards of the open round and of the next one that no manifest names; returns their paths.
@@ -212,17 +176,28 @@ class ManifestStore:
         return orphans
 
     def verify(self, shard: Shard) -> bytes:
-        """The shard's bytes. Raises RunError naming it if it is absent or not what was committed."""
+        """The shard's bytes. Raises ShardLost naming it if it is absent or not what was committed."""
         try:
             data = self._storage.read(shard.path)
         except FileNotFoundError:
-            raise RunError("storage", f"shard {shard.path} of chunk {shard.chunk} is absent") from None
+            raise ShardLost("storage", f"shard {shard.path} of chunk {shard.chunk} is absent") from None
         found = hashlib.sha256(data).hexdigest()
         if found != shard.sha256:
-            raise RunError(
+            raise ShardLost(
                 "storage", f"shard {shard.path} of chunk {shard.chunk} has sha256 {found}, not {shard.sha256}"
             )
         return data
+
+    def _check_whole(self) -> None:
+        """A run that was started anew would take what a removed manifest named for orphans."""
+        if self._storage.exists(MANIFEST):
+            return
+        if left := [*self._storage.list("manifests"), *self._storage.list("buffer"), *self._storage.list("policy")]:
+            raise RunError(
+                "storage",
+                f"{self._storage.uri}/{MANIFEST} is absent, though there is a run ({left[0]}): it was removed; "
+                "put it back, or use another --run-dir",
+            )
 
     def _update(self, change: Callable[[Manifest], Manifest]) -> Manifest:
         """Apply a change that is the identity where it has been made already.
@@ -258,8 +233,10 @@ class ManifestStore:
         try:
             data, version = self._storage.read_versioned(MANIFEST)
             return Manifest.from_json(data), version
-        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RunError("storage", f"{self._storage.uri}/{MANIFEST} can't be read: {error!r}") from error
+        except FileNotFoundError:
+            raise RunError("storage", f"{self._storage.uri}/{MANIFEST} can't be read: it is absent") from None
+        except ValueError as error:
+            raise RunError("storage", f"{self._storage.uri}/{MANIFEST} can't be read: it {error}") from error
 
 
 def _check_unfinished(manifest: Manifest) -> None:
@@ -274,7 +251,3 @@ def _check_belongs(shard: Shard, round: int, committed: Mapping[int, Shard]) -> 
     searched = {other.policy_version for other in committed.values()} | {shard.policy_version}
     if len(searched) > 1:
         raise ValueError(f"shard {shard.path}: policy versions {sorted(searched)} in a round, which has one")
-
-
-def _to_json(fields: Mapping[str, Any]) -> bytes:
-    return (json.dumps(fields, sort_keys=True, indent=1) + "\n").encode()

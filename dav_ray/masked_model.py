@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import Any
 from dav_ray.config import Config
 from dav_ray.diffusion.condition import Condition
 from dav_ray.errors import UserError
+from dav_ray.keys import show
+from dav_ray.parsing import parse_object, tensor_shapes
 from dav_ray.sequences import Alphabet, read_sequences
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KEYS = {"alphabet": str, "length": int, "classes": int, "time_conditioning": bool}
+MOST = 10_000_000  # letters, classes
 BENCHMARK_LENGTH = 200  # of the DNA benchmark, whose checkpoints do not have to say
 LAYERS = ("linear", "time_embedder", "convs", "time_layers", "final_conv", "cls_layers")
 
@@ -22,16 +25,18 @@ LAYERS = ("linear", "time_embedder", "convs", "time_layers", "final_conv", "cls_
 def read_config(folder: Path) -> dict[str, Any]:
     """What `config.json` says, checked. ValueError naming what is wrong with it."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_object((folder / CONFIG).read_bytes())
     except OSError:
         raise ValueError(f"{CONFIG} is missing") from None
-    except ValueError:
-        raise ValueError(f"{CONFIG} is no JSON") from None
+    except ValueError as error:
+        raise ValueError(f"{CONFIG} {error}") from None
     for key, kind in KEYS.items():
-        if not isinstance(config, dict) or type(config.get(key)) is not kind:
+        if type(config.get(key)) is not kind:
             raise ValueError(f"{CONFIG} has no {key} ({kind.__name__})")
-    if config["length"] < 1 or config["classes"] < 0:
-        raise ValueError(f"{CONFIG} says length {config['length']}, classes {config['classes']}")
+    if not 1 <= config["length"] <= MOST or not 0 <= config["classes"] <= MOST:
+        raise ValueError(f"{CONFIG} says length {show(config['length'])}, classes {show(config['classes'])}")
+    if not isinstance(config.get("backbone", ""), str):
+        raise ValueError(f"{CONFIG} says backbone {show(config['backbone'])}")
     Alphabet.of(config["alphabet"])
     return config
 
@@ -42,22 +47,26 @@ def masked_mistakes(config: Config, path: str) -> Iterator[str]:
     try:
         alphabet = Alphabet.of(model.alphabet)
     except ValueError as error:
-        yield f"model.alphabet = {model.alphabet}: {error}; allowed: dna, rna, protein, or the letters themselves"
+        yield f"model.alphabet = {show(model.alphabet)}: {error}; allowed: dna, rna, protein, or the letters themselves"
         return
-    key = f"model.path = {model.path}"
-    if place.is_dir():
+    key = f"model.path = {show(model.path)}"
+    if os.path.isdir(place):
         try:
             stored = read_config(place)
         except ValueError as error:
             yield f"{key}: is no masked model: {error}; allowed: a folder with {CONFIG} and {WEIGHTS}, or a .ckpt"
             return
-        if not (place / WEIGHTS).is_file():
+        try:
+            tensor_shapes(place / WEIGHTS)
+        except OSError:
             yield f"{key}: is no masked model: {WEIGHTS} is missing"
+        except ValueError as error:
+            yield f"{key}: is no masked model: {WEIGHTS} {error}"
         if (own := Alphabet.of(stored["alphabet"])) != alphabet:
             yield f"model.alphabet = {model.alphabet}: the model's is {own.letters}; allowed: that"
             return
         yield from _condition_mistakes(config, alphabet, model.length or stored["length"], stored["classes"])
-    elif not place.is_file():
+    elif not os.path.isfile(place):
         what = model.origin or "a model folder, a Lightning checkpoint (.ckpt), or shipped:dna"
         yield f"{key}: no such file or folder; allowed: {what}"
     elif not zipfile.is_zipfile(place):
@@ -89,7 +98,7 @@ def _condition_mistakes(config: Config, alphabet: Alphabet, length: int, classes
         try:
             Condition.parse(text, alphabet, length, classes)
         except ValueError as error:
-            yield f"prompts[{i}] = {text}: {error}"
+            yield f"prompts[{i}] = {show(text)}: {error}"
 
 
 def _setting_mistakes(config: Config, alphabet: Alphabet) -> Iterator[str]:

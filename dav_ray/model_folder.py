@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from dav_ray.config import Config
 from dav_ray.errors import UserError
+from dav_ray.keys import show
 from dav_ray.masked_model import masked_mistakes
+from dav_ray.parsing import parse_object, tensor_shapes
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED = "shipped:"
@@ -26,6 +27,7 @@ CONVERTIBLE = {
     )
 }
 PREDICTIONS = ("epsilon", "v_prediction")
+LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of: no code comes with a model
 
 
 def model_path(path: str) -> str:
@@ -36,14 +38,13 @@ def model_path(path: str) -> str:
     """
     if not path.startswith(SHIPPED):
         return os.path.expanduser(path)
-    folder = ASSETS / path.removeprefix(SHIPPED)
     found = [asset for name in ("model_index.json", "config.json") for asset in ASSETS.glob(f"*/{name}")]
     names = sorted(f"{SHIPPED}{asset.parent.name}" for asset in found)
-    if f"{SHIPPED}{folder.name}" not in names:
+    if path not in names:
         raise UserError(
-            f"model.path = {path}: no such shipped model; allowed: {', '.join(names) or 'none is installed'}"
+            f"model.path = {show(path)}: no such shipped model; allowed: {', '.join(names) or 'none is installed'}"
         )
-    return str(folder)
+    return str(ASSETS / path.removeprefix(SHIPPED))
 
 
 def model_mistakes(config: Config) -> Iterator[str]:
@@ -58,8 +59,8 @@ def model_mistakes(config: Config) -> Iterator[str]:
         return
     if _is_hub_id(path):
         return
-    key, folder = f"model.path = {config.model.path}", Path(path)
-    if not folder.exists():
+    key, folder = f"model.path = {show(config.model.path)}", Path(path)
+    if not os.path.exists(folder):
         yield f"{key}: no such folder; allowed: a pipeline folder, a hub id (org/name) or shipped:digits"
         return
     try:
@@ -71,6 +72,7 @@ def model_mistakes(config: Config) -> Iterator[str]:
     yield from (f"{key}: {mistake}" for mistake in mistakes)
     if not mistakes:
         yield from _scheduler_mistakes(key, folder, config)
+        yield from _weight_mistakes(key, folder, config)
 
 
 def _is_hub_id(path: str) -> bool:
@@ -81,15 +83,13 @@ def _is_hub_id(path: str) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError naming the file."""
+    where = f"{path.parent.name}/{path.name}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_bytes())
     except OSError:
-        raise ValueError(f"{path.parent.name}/{path.name} is missing") from None
-    except ValueError:
-        raise ValueError(f"{path.parent.name}/{path.name} is no JSON") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.parent.name}/{path.name} is no JSON object")
-    return content
+        raise ValueError(f"{where} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
 
 
 def _index_mistakes(index: dict[str, Any]) -> Iterator[str]:
@@ -98,6 +98,11 @@ def _index_mistakes(index: dict[str, Any]) -> Iterator[str]:
     parts = {key for key, value in index.items() if isinstance(value, list) and value and value[0]}
     if missing := [part for part in PARTS if part not in parts]:
         yield f"{name} has no {', '.join(missing)}; allowed: a StableDiffusionPipeline"
+    for part in PARTS:
+        library, kind = [*map(str, index[part]), "", ""][:2] if part in parts else (LIBRARIES[0], "")
+        if library not in LIBRARIES or kind.startswith("Auto") and library == "transformers":
+            rule = f"allowed: a class of {' or '.join(LIBRARIES)}; code that comes with a model is not run"
+            yield f"its {part} is {show(f'{library}.{kind}')}; {rule}"
     others = sorted(
         parts & {"text_encoder_2", "transformer", "controlnet", "image_encoder", "prior", "low_res_scheduler"}
     )
@@ -131,18 +136,41 @@ def _scheduler_mistakes(key: str, folder: Path, config: Config) -> Iterator[str]
     except ValueError as error:
         yield f"{key}: {error}"
         return
-    name = scheduler.get("_class_name", "no scheduler")
+    name = str(scheduler.get("_class_name", "no scheduler"))
     if name not in CONVERTIBLE:
         known = ", ".join(sorted(CONVERTIBLE))
-        yield f"{key}: can't be searched: no stochastic DDIM step for {name}; allowed: {known}"
+        yield f"{key}: can't be searched: no stochastic DDIM step for {show(name)}; allowed: {known}"
         return
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
-        yield f"{key}: can't be searched: prediction_type {prediction}; allowed: {', '.join(PREDICTIONS)}"
+        yield f"{key}: can't be searched: prediction_type {show(prediction)}; allowed: {', '.join(PREDICTIONS)}"
     if scheduler.get("thresholding", False):
         yield f"{key}: can't be searched: the scheduler clips by thresholding; allowed: thresholding false"
     trained, steps = scheduler.get("num_train_timesteps", 1000), config.search.steps
+    if type(trained) is not int or trained < 2:
+        yield f"{key}: can't be searched: num_train_timesteps {show(trained)}; allowed: a whole number >= 2"
+        return
     # with an offset, leading timesteps end at (steps - 1) * stride + offset, which has to stay below `trained`
     most = trained - 1 if scheduler.get("steps_offset", 0) and config.search.steps == trained else trained
     if steps > most:
         yield f"search.steps = {steps}: out of range; allowed: 2 to {most}, the model's training steps"
+
+
+def _weight_mistakes(key: str, folder: Path, config: Config) -> Iterator[str]:
+    """Files of weights that are not whole, and adapters' targets that the unet does not have."""
+    names: list[str] = []
+    for part in NETWORKS:
+        for file in sorted((folder / part).glob("*.safetensors")):
+            try:
+                shapes = tensor_shapes(file)
+            except (OSError, ValueError) as error:
+                yield f"{key}: {part}/{show(file.name)} {error}"
+                return
+            names += shapes if part == "unet" else ()
+    if config.mstep.parameters == "lora":
+        layers = sorted({name.rpartition(".")[0] for name in names})
+        for target in config.mstep.lora.targets:
+            if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
+                known = sorted({layer.rpartition(".")[2] for layer in layers} - {str(i) for i in range(100)})
+                rule = f"allowed: the ends of layers' names, for instance {', '.join(known[:8])}"
+                yield f"mstep.lora.targets = {show(target)}: the unet has no such layer; {rule}"

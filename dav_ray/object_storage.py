@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import from_url
 
 from dav_ray.errors import RunError, UserError
@@ -30,15 +32,19 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 REQUEST_TIMEOUT = timedelta(seconds=120)  # one request, body included
-RETRY_TIMEOUT = timedelta(seconds=180)  # all retries of one request
+RETRY_TIMEOUT = timedelta(seconds=180)  # retries of one request by obstore: ten, in a few seconds where they fail
+OUTAGE_S = 120.0  # for which a store may be away in the middle of a run
+PAUSE_S = 1.0
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class ObjectStorage(Storage):
     """A prefix of a bucket, through `obstore`. S3 is tested; Google's goes through the same calls, untested.
 
-    The methods raise more than the interface says: RunError (role `storage`) if the store can't be reached or
-    refuses, UserError if there is no such bucket.
+    The methods raise more than the interface says: RunError (role `storage`) if the store can't be reached (for
+    OUTAGE_S, once it was) or refuses, UserError if there is no such bucket.
     """
 
     uri: str
@@ -56,14 +62,17 @@ class ObjectStorage(Storage):
         )
 
     def read_versioned(self, path: str) -> tuple[bytes, Version]:
-        with self._failures(path):
+        def fetch() -> tuple[bytes, Version]:
             result = self._store.get(checked_path(path))
             return result.bytes().to_bytes(), Version(result.meta["e_tag"], result.meta["version"])
+
+        with self._failures(path):
+            return self._ask(fetch)
 
     def write(self, path: str, data: bytes) -> None:
         with self._failures(path):
             try:
-                self._store.put(checked_path(path), data)
+                self._ask(lambda: self._store.put(checked_path(path), data))
             except FileNotFoundError:
                 raise UserError(f"run directory {self.uri!r}: the bucket does not exist") from None
 
@@ -92,21 +101,27 @@ class ObjectStorage(Storage):
     def exists(self, path: str) -> bool:
         with self._failures(path):
             try:
-                self._store.head(checked_path(path))
+                self._ask(lambda: self._store.head(checked_path(path)))
             except FileNotFoundError:
                 return False
         return True
 
     def list(self, prefix: str) -> list[str]:
         with self._failures(prefix):
-            return sorted(meta["path"] for meta in self._store.list(checked_path(prefix) or None).collect())
+            found = self._ask(lambda: self._store.list(checked_path(prefix) or None).collect())
+        return sorted(meta["path"] for meta in found)
 
     def delete(self, path: str) -> None:
         with self._failures(path):
             try:
-                self._store.delete(checked_path(path))
+                self._ask(lambda: self._store.delete(checked_path(path)))
             except FileNotFoundError:  # S3 does not mind, Google does
                 return
+
+    def delete_folder(self, prefix: str) -> None:
+        with self._failures(prefix):
+            if paths := self.list(prefix):
+                self._ask(lambda: self._store.delete(paths))
 
     def append_line(self, path: str, line: str) -> None:
         """Write the line as the next numbered part.
@@ -130,8 +145,26 @@ class ObjectStorage(Storage):
 
     def _put_if(self, path: str, data: bytes, mode: PutMode) -> Version:
         # a multipart upload can't carry the condition
-        result = self._store.put(checked_path(path), data, mode=mode, use_multipart=False)
+        result = self._ask(lambda: self._store.put(checked_path(path), data, mode=mode, use_multipart=False))
         return Version(result["e_tag"], result["version"])
+
+    @cached_property
+    def _reached(self) -> threading.Event:
+        return threading.Event()
+
+    def _ask(self, request: Callable[[], Answer]) -> Answer:
+        """What the store answers. One that goes away is asked again for OUTAGE_S; one that was never there is likely to
+        be the user's mistake. Here and not in obstore, whose waits no signal ends."""
+        start = time.monotonic()
+        while True:
+            try:
+                answer = request()
+                self._reached.set()
+                return answer
+            except GenericError:  # no connection, no answer, the server's own failure
+                if not self._reached.is_set() or time.monotonic() - start > OUTAGE_S:
+                    raise
+                time.sleep(PAUSE_S)
 
     @contextmanager
     def _failures(self, path: str) -> Iterator[None]:

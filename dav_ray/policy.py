@@ -8,7 +8,9 @@ adapters merged, for `MaskedDiffusion.from_checkpoint`; with LoRA the adapters b
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,24 @@ import numpy as np
 import torch
 
 from dav_ray.diffusion.base import Diffusion
+from dav_ray.errors import RunError, UserError
 from dav_ray.storage import Storage
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what it keeps of each parameter
+_VERSION = re.compile(r"policy/v(\d+)/")
 
 Weights = dict[str, np.ndarray]  # float32, by parameter name
 
 
 def folder(version: int) -> str:
     return f"policy/v{version:04d}"
+
+
+def versions(storage: Storage) -> list[int]:
+    """The versions that are stored, ascending: old ones may have been deleted (`retain.last`)."""
+    found = {_VERSION.match(path) for path in storage.list("policy")}
+    return sorted({int(match[1]) for match in found if match})
 
 
 def get_weights(diffusion: Diffusion) -> Weights:
@@ -54,7 +65,7 @@ def read_weights(storage: Storage, version: int, diffusion: Diffusion) -> Weight
     """The policy's parameters from the run directory, for a model built from the same configuration."""
     from safetensors.numpy import load
 
-    state = load(storage.read(f"{folder(version)}/{diffusion.policy_file}"))
+    state = _read(storage, f"{folder(version)}/{diffusion.policy_file}", load)
     prefix = diffusion.policy_prefix
     return {name.removeprefix(prefix): array for name, array in state.items()}
 
@@ -63,11 +74,18 @@ def read_optimizer(storage: Storage, version: int, optimizer: torch.optim.Optimi
     """Put AdamW back to where version `version` left it."""
     from safetensors.torch import load
 
-    flat = load(storage.read(f"{folder(version)}/{OPTIMIZER_FILE}"))
+    path = f"{folder(version)}/{OPTIMIZER_FILE}"
+    flat = _read(storage, path, load)
+    shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in flat.items():
         index, _, key = name.partition("/")
+        known = index.isascii() and index.isdecimal() and len(index) < 10 and int(index) < len(shapes)
+        if not known or key not in ADAMW or tuple(tensor.shape) != (() if key == "step" else shapes[int(index)]):
+            raise RunError("storage", f"{storage.uri}/{path} can't be read: it is of another optimizer ({name[:60]})")
         state.setdefault(int(index), {})[key] = tensor
+    if any(set(found) != set(ADAMW) for found in state.values()):
+        raise RunError("storage", f"{storage.uri}/{path} can't be read: it is not whole")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -75,7 +93,8 @@ def load(run_dir: str, version: int | None = None) -> Any:
     """The aligned model of a run, ready to sample: a `StableDiffusionPipeline` with a DDIM scheduler, or a
     `MaskedDiffusion`.
 
-    version: a policy version; default: the last one. UserError if there is no run at `run_dir`.
+    version: a policy version; default: the last one. UserError if there is no run at `run_dir`, or none of this
+    version in it.
     """
     from dav_ray.diffusion.families import aligned, pretrained
     from dav_ray.run_files import read_run
@@ -84,9 +103,24 @@ def load(run_dir: str, version: int | None = None) -> Any:
     version = stored.manifest.policy_version if version is None else version
     if version == 0:
         return pretrained(stored.config)
+    if version not in (there := versions(stored.storage)):
+        known = ", ".join(map(str, [0, *there]))
+        raise UserError(f"{run_dir}: has no policy of version {version}; allowed: {known} (0: the pretrained model)")
     with tempfile.TemporaryDirectory() as local:
         stored.storage.download_folder(folder(version), local)
         return aligned(stored.config, Path(local))
+
+
+def _read(storage: Storage, path: str, load: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+    """RunError naming a file that is absent or damaged."""
+    from safetensors import SafetensorError
+
+    try:
+        return load(storage.read(path))
+    except FileNotFoundError:
+        raise RunError("storage", f"{storage.uri}/{path} is absent") from None
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError("storage", f"{storage.uri}/{path} can't be read: {error}") from None
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

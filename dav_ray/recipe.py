@@ -8,15 +8,13 @@ Nothing here imports torch or ray: a mistake must not cost their seconds.
 from __future__ import annotations
 
 import difflib
-import re
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -24,14 +22,18 @@ from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import allowed, field_of, is_key, nearest_key, required_below, show
 from dav_ray.roles import may_change
+from dav_ray.secrets import hide
+from dav_ray.tree import Mistakes, Tree, assign, escaped, parse, resolved
 
 SHIPPED = Path(__file__).parent / "recipes"
+MOST_BYTES, MOST_PROMPTS = 64_000_000, 50_000  # of a recipe or a file of prompts
 
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
-_WHAT = {**dict.fromkeys(_OUT_OF_RANGE, "out of range"), "literal_error": "unknown value"}
-
-Tree = dict[str, Any]
-Mistakes = dict[str, str]  # key -> line: one line per key
+_WHAT = {
+    **dict.fromkeys(_OUT_OF_RANGE, "out of range"),
+    **dict.fromkeys(("string_pattern_mismatch", "too_short"), "not allowed"),
+    "literal_error": "unknown value",
+}
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,18 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = _find(recipe)
     mistakes: Mistakes = {}
-    tree = _parse(_read(path), str(path))
+    tree = parse(_read(path), str(path))
     for override in overrides:
         try:
-            _assign(tree, override)
+            assign(tree, override)
         except ValueError as error:
-            mistakes[override] = f"{override}: {error}"
+            mistakes[override] = f"{show(override)}: {error}"
     return _build(path.stem, tree, path.parent, mistakes)
 
 
 def from_yaml(text: str, where: str) -> Recipe:
     """The recipe that a run directory's `config.yaml` holds. Raises UserError with all mistakes found."""
-    return _build(Path(where).parent.name, _parse(text, where), Path("."), {})
+    return _build(Path(where).parent.name, parse(text, where), Path("."), {})
 
 
 def shipped() -> list[str]:
@@ -69,13 +71,13 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def differing_keys(stored: str, given: str) -> list[str]:
+def differing_keys(stored: str, given: str, where: str = "config.yaml") -> list[str]:
     """One line per key that differs between two stored configurations, with both values.
 
     Keys that may change when a run is continued (`roles.may_change`) are left out. A key of which a release that stored
-    one of them knew nothing counts as its default.
+    one of them knew nothing counts as its default. Raises UserError naming `where` if that is no YAML.
     """
-    old, new = (dict(_flat(OmegaConf.to_container(OmegaConf.create(text)))) for text in (stored, given))
+    old, new = dict(_flat(parse(stored, where))), dict(_flat(parse(given, "the recipe")))
     absent = object()
     lines = []
     for key in [*new, *(key for key in old if key not in new)]:
@@ -92,18 +94,20 @@ def _find(recipe: str) -> Path:
     names = shipped()
     if recipe in names:
         return SHIPPED / f"{recipe}.yaml"
-    path = Path(recipe).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(recipe))
+    if os.path.isfile(path):
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"recipe {recipe}: is a folder; allowed: a YAML file, or a shipped recipe ({', '.join(names)})")
     close = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    raise UserError(f"recipe {recipe}: no such file; shipped recipes: {', '.join(names)}{hint}")
+    raise UserError(f"recipe {show(recipe)}: no such file; shipped recipes: {', '.join(names)}{hint}")
 
 
 def _read(path: Path) -> str:
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes; allowed: at most {MOST_BYTES:,}")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read as text: {_reason(error)}") from None
@@ -113,70 +117,14 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
     return str(error.strerror if isinstance(error, OSError) else error.reason)
 
 
-def _parse(text: str, where: str) -> Tree:
-    """The tree as typed, references unresolved. Raises UserError naming file and line."""
-    try:
-        config = OmegaConf.create(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {_bad_reference(error)}") from None
-    tree = OmegaConf.to_container(config)
-    if not isinstance(tree, dict):
-        raise UserError(f"{where}: must hold `key: value` pairs, this is a list")
-    return {str(key): value for key, value in tree.items()}
-
-
-def _assign(tree: Tree, override: str) -> None:
-    """Set one `key.sub=value` in the tree. Raises ValueError saying what is wrong with it."""
-    key, equals, text = override.partition("=")
-    parts = re.sub(r"\[(\d+)\]", r".\1", key.strip()).split(".")
-    if not equals or not all(parts):
-        raise ValueError("not an override; allowed: key.sub=value, for instance search.alpha=0.01")
-    try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except yaml.YAMLError as error:
-        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
-        raise ValueError(f"the value is not valid YAML: {problem}") from None
-    except OmegaConfBaseException as error:
-        raise ValueError(_bad_reference(error)) from None
-    assert isinstance(value, dict)
-    node: Any = tree
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
-        node, place = _place(node, part, key)
-        if following is None:
-            node[place] = value["value"]
-        else:
-            if isinstance(node, dict) and node.get(place) is None:
-                node[place] = {}
-            node = node[place]
-
-
-def _place(node: Any, part: str, key: str) -> tuple[Any, str | int]:
-    """Where `part` of an override's key lives. A lone entry of a list, as in `reward`, needs no index."""
-    if isinstance(node, list) and not part.isdigit() and len(node) == 1:
-        node = node[0]
-    if isinstance(node, dict):
-        return node, part
-    if not isinstance(node, list):
-        raise ValueError(f"{key.rpartition('.')[0]} is a value, it has no keys")
-    if not part.isdigit():
-        raise ValueError(f"there are {len(node)} entries here; name one, for instance {key.split('.')[0]}[0].{part}")
-    if int(part) >= len(node):
-        raise ValueError(f"there is no entry {part}, only {len(node)}")
-    return node, int(part)
-
-
 def _build(name: str, typed: Tree, folder: Path, mistakes: Mistakes) -> Recipe:
-    tree = _resolved(OmegaConf.create(typed), "", mistakes)
+    tree = resolved(typed, mistakes)
     if isinstance(tree.get("prompts"), str):
         typed = {key: value for key, value in typed.items() if key != "prompts"}  # the prompts are stored, not the path
         tree["prompts"] = _read_prompts(tree["prompts"], folder, mistakes)
     config = _validated(tree, mistakes)
+    if config is not None:
+        mistakes |= {line: line for line in _secret_mistakes(config)}
     if config is None or mistakes:
         raise UserError(list(mistakes.values()))
     if isinstance(typed.get("reward"), dict):
@@ -185,54 +133,38 @@ def _build(name: str, typed: Tree, folder: Path, mistakes: Mistakes) -> Recipe:
     return Recipe(name, config, stored)
 
 
-def _resolved(node: Any, prefix: str, mistakes: Mistakes) -> Any:
-    """The plain tree with references resolved; what can't be is left out and noted."""
-    if isinstance(node, DictConfig):
-        entries = {key: _item(node, key, f"{prefix}{key}", mistakes) for key in node}
-        return {str(key): value[0] for key, value in entries.items() if value}
-    if isinstance(node, ListConfig):
-        items = [_item(node, i, f"{prefix.rstrip('.')}[{i}]", mistakes) for i in range(len(node))]
-        return [item[0] for item in items if item]
-    return node
-
-
-def _item(node: Any, place: Any, key: str, mistakes: Mistakes) -> tuple[Any] | None:
-    try:
-        value = node[place]
-    except MissingMandatoryValue:
-        mistakes[key] = f"{key} = ???: a value is needed"
-        return None
-    except OmegaConfBaseException as error:
-        raw = OmegaConf.to_container(node)
-        typed = raw[place] if isinstance(raw, (dict, list)) else ""
-        mistakes[key] = f"{key} = {typed}: {_bad_reference(error)}"
-        return None
-    return (_resolved(value, f"{key}.", mistakes),)
-
-
-def _bad_reference(error: OmegaConfBaseException) -> str:
-    text = str(error).partition("\n")[0]
-    if unset := re.search(r"Environment variable '(\w+)' not found", text):
-        name = unset[1]
-        return f"the environment variable {name} is not set; allowed: set it, or ${{oc.env:{name},DEFAULT}}"
-    return f"the reference can't be resolved ({text})"
-
-
 def _read_prompts(name: str, folder: Path, mistakes: Mistakes) -> list[str]:
     """The lines of a prompts file, looked up beside the recipe and then here."""
-    places = [folder / Path(name).expanduser(), Path(name).expanduser()]
-    found = [place for place in places if place.is_file()]
+    places = [folder / os.path.expanduser(name), Path(os.path.expanduser(name))]
+    found = [place for place in places if os.path.isfile(place)]
+    start = f"prompts = {show(name)}: "
     if not found:
-        mistakes["prompts"] = f"prompts = {show(name)}: no such file; allowed: {allowed('prompts')}"
+        mistakes["prompts"] = f"{start}no such file; allowed: {allowed('prompts')}"
         return []
     try:
-        lines = [line.strip() for line in found[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+        if found[0].stat().st_size > MOST_BYTES:
+            mistakes["prompts"] = f"{start}{found[0].stat().st_size:,} bytes; allowed: at most {MOST_BYTES:,}"
+            return []
+        lines = [line.strip() for line in found[0].read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        mistakes["prompts"] = f"prompts = {show(name)}: can't be read as text: {_reason(error)}"
+        mistakes["prompts"] = f"{start}can't be read as text: {_reason(error)}"
         return []
     if not lines:
-        mistakes["prompts"] = f"prompts = {show(name)}: the file is empty; allowed: one prompt per line"
+        mistakes["prompts"] = f"{start}the file is empty; allowed: one prompt per line"
+    if len(lines) > MOST_PROMPTS:
+        mistakes["prompts"] = f"{start}{len(lines):,} prompts; allowed: at most {MOST_PROMPTS:,}"
+        return []
     return lines
+
+
+def _secret_mistakes(config: Config) -> Iterator[str]:
+    """What of the environment would be stored with the samples, or shown in metrics."""
+    shown = {f"prompts[{i}]": prompt for i, prompt in enumerate(config.prompts)}
+    shown |= {f"reward[{i}].name": reward.label for i, reward in enumerate(config.reward)}
+    shown |= {f"evaluate.heldout[{i}].name": reward.label for i, reward in enumerate(config.evaluate.heldout)}
+    for key, text in shown.items():
+        if hide(text) != text:
+            yield f"{key} = {show(text)}: of the environment, and would be stored with the samples; allowed: plain text"
 
 
 def _validated(tree: Tree, mistakes: Mistakes) -> Config | None:
@@ -252,8 +184,11 @@ def _lines(error: ErrorDetails, tree: Tree) -> Iterator[tuple[str, str]]:
     cause = str(error.get("ctx", {}).get("error", ""))
     if kind == "missing":
         yield from ((name, f"{name}: missing; allowed: {allowed(name)}") for name in required_below(key))
+    elif kind in ("extra_forbidden", "invalid_key") and isinstance(path[-1], str) and is_key(path[-1]):
+        section, _, rest = path[-1].partition(".")
+        yield key, f"{show(key)}: a key with a dot in it; allowed: {section}: {{{rest}: ...}}"
     elif kind in ("extra_forbidden", "invalid_key"):
-        yield key, f"{key}: unknown key; {nearest_key(key)}"
+        yield key, f"{show(key)}: unknown key; {nearest_key(key)}"
     elif is_key(cause.partition(" ")[0]):  # a rule about a section names its own key
         yield cause.partition(" ")[0], cause
     elif is_key(first := f"{key}.{cause.partition(' ')[0]}"):
@@ -285,7 +220,7 @@ def _as_typed(full: Any, typed: Any) -> Any:
     if isinstance(full, list):
         given = typed if isinstance(typed, list) and len(typed) == len(full) else [None] * len(full)
         return [_as_typed(*pair) for pair in zip(full, given, strict=True)]
-    return full.replace("${", "\\${") if isinstance(full, str) else full
+    return escaped(full) if isinstance(full, str) else full
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,25 +5,33 @@ A run that is still going, or stopped early, is read like any other: what is not
 
 from __future__ import annotations
 
-import json
-import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from dav_ray.config import Config, Evaluate, Model, Reward
-from dav_ray.errors import UserError
-from dav_ray.manifest import round_manifest_path
+from dav_ray.errors import RunError, UserError
+from dav_ray.manifest import ManifestStore, Shard, round_manifest_path
+from dav_ray.parsing import parse_object
+from dav_ray.run_files import metric_rows
 from dav_ray.sequences import Alphabet
 from dav_ray.storage import Storage
+from dav_ray.tree import parse
 
 SAMPLES_FILE = re.compile(r"(?:^|/)evaluate/round-(\d+)\.parquet$")
 
 BUFFER_ROUNDS = 10  # the newest: a shard is read whole, whatever column is wanted
+_TYPES = {
+    "sample": pa.types.is_integer,
+    "reward": pa.types.is_floating,
+    "condition": pa.types.is_string,
+    "sequence": pa.types.is_string,
+    "image": pa.types.is_binary,
+}
 NAMES = {"heldout/kmer_correlation": "k-mer correlation", "heldout/elbo": "ELBO (nats per sequence)"}
 
 Series = dict[int, float]  # round -> finite value, rounds ascending
@@ -120,10 +128,12 @@ def load_run(storage: Storage) -> RunData:
     files = _sample_files(storage)
     if not (config_text or manifest_text or lines or files):
         raise UserError(f"no run in {storage.uri}: neither config.yaml, manifest.json nor metrics.jsonl is there")
+    config = parse(config_text, f"{storage.uri}/config.yaml")
+    _check_config(config, storage.uri)
     return RunData(
         config_text=config_text,
-        config=yaml.safe_load(config_text) or {},
-        manifest=json.loads(manifest_text) if manifest_text else {},
+        config=config,
+        manifest=_manifest(manifest_text, f"{storage.uri}/manifest.json"),
         metrics=parse_metrics(lines),
         sample_files=files,
     )
@@ -131,17 +141,10 @@ def load_run(storage: Storage) -> RunData:
 
 def parse_metrics(lines: list[str]) -> dict[str, Series]:
     """Metrics by name. Of repeated lines for one round and role (after a resume) the last counts."""
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"metrics.jsonl: line {number} is not JSON: {error.msg}") from error
-        rows[row["round"], row["role"]] = row
     metrics: dict[str, Series] = {}
-    for (round_, _), row in sorted(rows.items()):
+    for (round_, _), row in sorted(metric_rows(lines).items(), key=lambda item: item[0]):
         for name, value in row.items():
-            if "/" in name and isinstance(value, int | float) and math.isfinite(value):
+            if "/" in name and isinstance(value, int | float) and -sys.float_info.max <= value <= sys.float_info.max:
                 metrics.setdefault(name, {})[round_] = float(value)
     return metrics
 
@@ -151,25 +154,72 @@ def load_samples(storage: Storage, path: str, indices: list[int] | None = None) 
     columns, filters = ["sample", "condition", "reward"], None
     if indices is not None:
         columns, filters = [*columns, "image"], [("sample", "in", indices)]
-    table = pq.read_table(pa.BufferReader(storage.read(path)), columns=columns, filters=filters)
+    table = load_table(storage, path, columns, filters)
     rows = sorted(table.to_pylist(), key=lambda row: row["sample"])
     return [Sample(row["sample"], row["condition"] or "", row["reward"], row.get("image")) for row in rows]
 
 
-def load_table(storage: Storage, path: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file of a run directory, or some of its columns."""
-    return pq.read_table(pa.BufferReader(storage.read(path)), columns=columns)
+def load_table(
+    storage: Storage, path: str, columns: list[str] | None = None, filters: list[Any] | None = None
+) -> pa.Table:
+    """A Parquet file of a run directory, or some of its columns. RunError naming it if it can't be read, or holds
+    something else than an evaluation or a shard."""
+    return _table(storage, path, storage.read(path), columns, filters)
 
 
 def load_accepted(storage: Storage, run: RunData) -> pa.Table | None:
     """sequence, reward of what the open round and the BUFFER_ROUNDS - 1 before it accepted; None where that is nothing.
-    A shard that was removed is left out."""
+    A shard that was removed is left out; RunError naming one that is not what was committed."""
     closed = run.manifest.get("closed", 0)
     paths = [round_manifest_path(r) for r in range(max(1, closed + 2 - BUFFER_ROUNDS), closed + 1)]
-    manifests = [json.loads(storage.read(path)) for path in paths if storage.exists(path)]
-    shards = [shard["path"] for manifest in [*manifests, run.manifest] for shard in manifest.get("shards", [])]
-    tables = [load_table(storage, path, ["sequence", "reward"]) for path in shards if storage.exists(path)]
+    manifests = [_manifest(_text(storage, path), f"{storage.uri}/{path}") for path in paths]
+    shards = [shard for manifest in [*manifests, run.manifest] for shard in manifest.get("shards", [])]
+    store = ManifestStore(storage)
+    tables = [
+        _table(storage, shard.path, store.verify(shard), ["sequence", "reward"])
+        for shard in map(Shard.from_fields, shards)
+        if storage.exists(shard.path)
+    ]
     return pa.concat_tables(tables) if tables else None
+
+
+def _table(
+    storage: Storage, path: str, data: bytes, columns: list[str] | None, filters: list[Any] | None = None
+) -> pa.Table:
+    try:
+        table = pq.read_table(pa.BufferReader(data), columns=columns, filters=filters)
+        table.validate(full=True)  # text that is none would be found too late
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError("storage", f"{storage.uri}/{path} can't be read as Parquet: {reason}") from None
+    for name, check in _TYPES.items():
+        if name in (columns or table.column_names) and not check(table.schema.field(name).type):
+            raise RunError("storage", f"{storage.uri}/{path} can't be read: its column {name} is of another type")
+    return table
+
+
+def _manifest(text: str, where: str) -> dict[str, Any]:
+    """A manifest or a round's; what is absent is left out. RunError naming a file that can't be read."""
+    try:
+        found = parse_object(text) if text else {}
+        for name, kind in {"closed": int, "round": int, "phase": str, "shards": list, "versions": dict}.items():
+            if name in found and type(found[name]) is not kind:
+                raise ValueError(f"has no {name} that is one")
+        for shard in found.get("shards", []):
+            Shard.from_fields(shard)
+    except ValueError as error:
+        raise RunError("storage", f"{where} can't be read: it {error}") from None
+    return found
+
+
+def _check_config(config: dict[str, Any], uri: str) -> None:
+    """UserError for a config.yaml that no run wrote: the report reads a few keys of it, references unresolved."""
+    rewards = config.get("reward") or []
+    rewards = [rewards] if isinstance(rewards, dict) else rewards
+    named = isinstance(rewards, list) and all(isinstance(r, dict) and isinstance(r.get("kind"), str) for r in rewards)
+    sections = all(isinstance(config.get(name) or {}, dict) for name in ("model", "evaluate"))
+    if not named or not sections or not isinstance((config.get("model") or {}).get("alphabet", ""), str):
+        raise UserError(f"{uri}/config.yaml: is no configuration of a run; allowed: what `dav-ray run` wrote")
 
 
 def thin(rounds: list[int], limit: int) -> list[int]:
@@ -185,7 +235,10 @@ def short_name(metric: str) -> str:
 
 
 def _text(storage: Storage, path: str) -> str:
-    return storage.read(path).decode() if storage.exists(path) else ""
+    try:
+        return storage.read(path).decode() if storage.exists(path) else ""
+    except UnicodeDecodeError:
+        raise RunError("storage", f"{storage.uri}/{path} can't be read: it is no text") from None
 
 
 def _sample_files(storage: Storage) -> dict[int, str]:

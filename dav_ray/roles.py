@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model, model_validator
 
@@ -14,13 +14,23 @@ from dav_ray.section import Section
 class Role(Section):
     """What each actor or rank of a role takes, and the environment that it lives in."""
 
-    replicas: int = Field(default=1, ge=1, description="number of actors (search, reward) or ranks (train), at most")
-    cpus: float = Field(default=1.0, ge=0, description="CPUs each")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs each; a fraction shares one")
-    memory_gb: float = Field(default=0.0, ge=0, description="host memory each, as Ray counts it; 0: none is set aside")
+    replicas: int = Field(
+        default=1, ge=1, le=10_000, description="number of actors (search, reward) or ranks (train), at most"
+    )
+    cpus: float = Field(default=1.0, ge=0, le=10_000, description="CPUs each")
+    gpus: float = Field(default=0.0, ge=0, le=1000, description="GPUs each; a fraction shares one")
+    memory_gb: float = Field(
+        default=0.0, ge=0, le=1_000_000, description="host memory each, as Ray counts it; 0: none is set aside"
+    )
     accelerator: str | None = Field(default=None, description="Ray's name of a GPU type, for instance A100 or L4")
-    threads: int = Field(default=1, ge=1, description="torch threads each (part of what makes results bit-equal)")
-    resources: dict[str, float] = Field(default_factory=dict, description="custom Ray resources each")
+    threads: int = Field(
+        default=1, ge=1, le=1024, description="torch threads each (part of what makes results bit-equal)"
+    )
+    resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="custom Ray resources each",
+        json_schema_extra={"allowed": "numbers >= 0 by name"},
+    )
     labels: dict[str, str] = Field(
         default_factory=dict, description="node labels to be placed on, for instance role: search"
     )
@@ -127,9 +137,9 @@ _KEPT = {"search": {"threads"}, "reward": {"threads", "batch", "merge"}, "train"
 
 def may_change(key: str) -> bool:
     """Whether a run may be continued with another value of this (dotted) key: places, resources, deadlines, trackers,
-    on which no result depends."""
+    what is kept, on which no result depends."""
     first, *rest = re.sub(r"\[\d+\]|\.\d+(?=\.|$)", "", key).split(".")
-    if first == "track":
+    if first in ("track", "retain"):
         return True
     if first == "roles":
         return len(rest) > 1 and rest[1] not in _KEPT[rest[0]]

@@ -8,14 +8,18 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray import exceptions
 
 from dav_ray import buffer, evaluate
 from dav_ray.accepted import Accepted, load_shard, search_metrics
 from dav_ray.config import Config
 from dav_ray.dispatch import Dispatcher
+from dav_ray.errors import RunError
+from dav_ray.failures import unwrap
 from dav_ray.fits import Fits
 from dav_ray.fleet import FleetView
-from dav_ray.manifest import ManifestStore, Shard
+from dav_ray.manifest import ManifestStore, Shard, ShardLost
+from dav_ray.nodes import Nodes
 from dav_ray.progress import Progress
 from dav_ray.run_files import RunLog
 from dav_ray.samples.base import sample_kind
@@ -25,6 +29,9 @@ from dav_ray.session import Session
 from dav_ray.storage import Storage
 from dav_ray.summary import read_metrics
 from dav_ray.types import Chunk, Cost, EvaluationChunk
+
+READ_S = 1200.0  # longest wait for shards to be read back, or for a table that is there
+ATTEMPTS = 10  # at an evaluation whose tables are lost with their nodes
 
 
 class Rounds:
@@ -43,9 +50,10 @@ class Rounds:
         self._config, self._storage, self._store = config, storage, store
         self._actors, self._log, self._progress = actors, log, progress
         role = config.roles.search
-        self._dispatcher = Dispatcher(actors.workers, storage.uri, log, role.call_timeout_s, role.start_timeout_s)
-        self._dispatcher.expect(actors.away)
-        self._fleet = FleetView(actors.fleet, log)
+        limits = role.call_timeout_s, role.start_timeout_s
+        self._dispatcher = Dispatcher(actors.workers, storage.uri, log, *limits, actors.renew_search)
+        self._dispatcher.expect(actors.away, actors.lives)
+        self._fleet, self._nodes = FleetView(actors.fleet, log), Nodes(log)
         self._fits = Fits(config, actors, log, self._reload)
         self._prompts, self._kind = config.prompts, sample_kind(config)
         self._accepted: dict[int, dict[int, Accepted]] = {}  # round -> index -> chunk, of rounds that are not closed
@@ -83,7 +91,7 @@ class Rounds:
             self._progress.update(round, f"search: chunk {len(accepted)}/{len(chunks)}", mean)
             if ahead:
                 self._fits.check_trainer()
-            self._fleet.tick()
+            self._watch()
 
         self._run("search", open_chunks, commit, tick, in_order=streams)
         self._fleet.flush()
@@ -102,17 +110,23 @@ class Rounds:
     def _commit(self, chunk: Chunk, table: Any, meta: ChunkMeta) -> Accepted:
         """The manifest names the shard: from here on the chunk is accepted."""
         shard = Shard(meta.path, meta.sha256, meta.index, meta.rows, meta.policy_version)
-        self._store.commit([shard], ahead=chunk.round > self._store.current.round)
+        committed = self._store.commit([shard], ahead=chunk.round > self._store.current.round)
+        named = next(s for s in committed if s.chunk == shard.chunk)
+        if named != shard:  # the chunk was searched again, as its shard was lost
+            raise RunError("storage", f"shard {named.path} is lost, and its search now gives sha256 {shard.sha256}")
         self._log.event("chunk_committed", round=chunk.round, chunk=meta.index, seconds=round(meta.seconds, 3))
         nfe = meta.cost.network / meta.rows
-        return Accepted(
-            meta.index, table, meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess, nfe
-        )
+        per_row = meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess
+        return Accepted(meta.index, table, shard, *per_row, nfe)
 
     def _chunks_of(self, round: int) -> dict[int, Accepted]:
-        """The committed chunks of the open round or of the next one, by index; read back after a restart."""
+        """The committed chunks of the open round or of the next one, by index; read back after a restart. Without those
+        whose shards are lost: the same search gives them again."""
         if round not in self._accepted:
-            self._accepted[round] = {found.index: found for found in self._reload(round)}
+            found, lost = self._read_back(round)
+            for error in lost:
+                self._log.event("shard_lost", round=round, cause=error.cause)
+            self._accepted[round] = {chunk.index: chunk for chunk in found}
         return self._accepted[round]
 
     def _in_order(self, round: int) -> list[Accepted]:
@@ -120,11 +134,26 @@ class Rounds:
         return [accepted[index] for index in sorted(accepted)]
 
     def _reload(self, round: int) -> list[Accepted]:
-        """A round's committed chunks, read back by tasks on the cluster, checksums verified."""
-        load: Any = ray.remote(load_shard).options(num_cpus=0.1, num_returns=2, max_retries=3)
+        """A round's committed chunks, read back. Raises ShardLost."""
+        found, lost = self._read_back(round)
+        if lost:
+            raise lost[0]
+        return found
+
+    def _read_back(self, round: int) -> tuple[list[Accepted], list[ShardLost]]:
+        """A round's committed chunks, read by tasks on the cluster, checksums verified; what is lost of them."""
+        load: Any = ray.remote(load_shard).options(num_cpus=1, num_returns=2, max_retries=3)
         shards = self._store.current.shards_of(round)
         refs = [load.remote(self._storage.uri, shard) for shard in shards]
-        return [Accepted(shard.chunk, table, *ray.get(meta)) for shard, (table, meta) in zip(shards, refs, strict=True)]
+        try:
+            metas = ray.get([meta for _, meta in refs], timeout=READ_S)
+        except exceptions.GetTimeoutError:
+            raise RunError("driver", f"the shards of round {round} were not read back in {READ_S:.0f} s") from None
+        except exceptions.RayTaskError as error:
+            raise unwrap(error) from error
+        found = [(s, t, m) for s, (t, _), m in zip(shards, refs, metas, strict=True) if not isinstance(m, ShardLost)]
+        lost = [meta for meta in metas if isinstance(meta, ShardLost)]
+        return [Accepted(shard.chunk, table, shard, *meta) for shard, table, meta in found], lost
 
     def _chunks(self, round: int) -> list[Chunk]:
         """The round's work items."""
@@ -150,6 +179,8 @@ class Rounds:
         """Hand a round that is searched to the trainer: what was not streamed already."""
         if self._config.roles.train.lifetime == "round":
             self._release_idle()  # the ranks that start now may wait for their place
+        if len(self._chunks_of(round)) < len(self._chunks(round)):
+            self.search(round)  # shards were lost after it had been searched
         self._fits.post(round, self._in_order(round))
 
     def fit(self) -> None:
@@ -158,6 +189,7 @@ class Rounds:
 
         def tick(waited_s: float) -> None:
             self._release_idle()
+            self._watch()
             self._progress.update(round, f"fit: {waited_s:.0f} s")
 
         self._log.metrics(round, "mstep", self._fits.wait(tick))
@@ -179,18 +211,7 @@ class Rounds:
         return metrics
 
     def _evaluate(self, round: int, version: int) -> dict[str, float]:
-        start, tables = time.monotonic(), {}
-
-        def keep(chunk: EvaluationChunk, table: Any, seconds: float) -> None:
-            tables[chunk.index] = ray.get(table)
-
-        chunks = evaluate.evaluation_chunks(self._config, round, version, self._prompts)
-        self._run(
-            "evaluate",
-            chunks,
-            keep,
-            lambda: self._progress.update(round, f"evaluate: chunk {len(tables)}/{len(chunks)}"),
-        )
+        start, tables = time.monotonic(), self._measured(round, version)
         table = pa.concat_tables([tables[index] for index in sorted(tables)])
         metrics = {**evaluate.summarise(table, self._kind), "time/evaluate_s": time.monotonic() - start}
         if round > 0:
@@ -199,6 +220,27 @@ class Rounds:
         self._storage.write(_evaluation_path(round), buffer.encode(table)[0])  # last: it tells that round 0 is done
         self._progress.say(evaluate.one_line(round, metrics))
         return metrics
+
+    def _measured(self, round: int, version: int) -> dict[int, pa.Table]:
+        """The evaluation's tables by chunk. One that was lost with its node is measured again: it is the same."""
+        tables: dict[int, pa.Table] = {}
+        chunks = evaluate.evaluation_chunks(self._config, round, version, self._prompts)
+
+        def keep(chunk: EvaluationChunk, table: Any, _: Any) -> None:
+            try:
+                tables[chunk.index] = ray.get(table, timeout=READ_S)
+            except (exceptions.ObjectLostError, exceptions.GetTimeoutError) as error:
+                self._log.event("tables_lost", round=round, item=chunk.name, cause=type(error).__name__)
+
+        def tick() -> None:
+            self._progress.update(round, f"evaluate: chunk {len(tables)}/{len(chunks)}")
+            self._watch()
+
+        for _ in range(ATTEMPTS):
+            self._run("evaluate", [chunk for chunk in chunks if chunk.index not in tables], keep, tick)
+            if len(tables) == len(chunks):
+                return tables
+        raise RunError("search", f"tables of the evaluation of round {round} were lost {ATTEMPTS} times")
 
     def _round_times(self) -> dict[str, float]:
         """How long the round took since the one before ended, and which share of it search workers and ranks worked.
@@ -227,9 +269,16 @@ class Rounds:
         in_order: bool = False,
     ) -> None:
         if items and self._actors.start_search(self._log):
-            self._dispatcher.expect(self._actors.await_search(self._log))
+            self._actors.await_search(self._log)
+            self._dispatcher.expect(self._actors.away, self._actors.lives)
         self._dispatcher.run(method, items, on_result, tick, in_order=in_order)
         self._idle_since = time.monotonic()
+
+    def _watch(self) -> None:
+        """Write down what happened to nodes, rewards and ranks."""
+        self._nodes.tick()
+        self._fleet.tick()
+        self._fits.look()
 
     def _release_idle(self) -> None:
         idle_s = self._config.roles.search.idle_s

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dav_ray.errors import UserError
+from dav_ray.errors import RunError, UserError
+from dav_ray.parsing import parse_object
+from dav_ray.secrets import hidden
 from dav_ray.storage import Storage, open_storage
 
 if TYPE_CHECKING:  # pydantic and the rest are absent where a reward has an environment of its own
@@ -29,11 +31,12 @@ def check_marker(storage: Storage, node: str) -> None:
     try:
         seen = storage.read(f"{MARKER}/driver") == b"dav_ray"
         storage.write(f"{MARKER}/{node}", b"dav_ray")
-    except (OSError, FileNotFoundError):
-        seen = False
+        why = ""
+    except (OSError, RunError) as error:
+        seen, why = False, f" ({' '.join(str(error).split())})"
     if not seen:
         raise UserError(
-            f"run directory {storage.uri}: node {node} can't read and write it; "
+            f"run directory {storage.uri}: node {node} can't read and write it{why}; "
             "allowed: a path that all nodes share, or s3://bucket/folder"
         )
 
@@ -50,14 +53,32 @@ class StoredRun:
 def read_run(run_dir: str) -> StoredRun:
     """UserError if there is no run at `run_dir`."""
     from dav_ray.manifest import ManifestStore
+    from dav_ray.preflight import read_run_file
     from dav_ray.recipe import from_yaml
 
     storage = open_storage(run_dir)
     manifest = ManifestStore(storage).load()
     if manifest is None:
         raise UserError(f"{run_dir}: is no run directory (it has no manifest.json)")
-    recipe = from_yaml(storage.read("config.yaml").decode(), f"{run_dir}/config.yaml")
+    text = read_run_file(run_dir, "config.yaml")
+    if text is None:
+        raise UserError(f"{run_dir}: is no run directory (it has no config.yaml)")
+    recipe = from_yaml(text, f"{run_dir}/config.yaml")
     return StoredRun(storage, manifest, recipe.config)
+
+
+def metric_rows(lines: Iterable[str]) -> dict[tuple[int, str], dict[str, Any]]:
+    """The last line of each (round, role) of metrics.jsonl. UserError naming a line that is no such record."""
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = parse_object(line)
+        except ValueError as error:
+            raise UserError(f"metrics.jsonl: line {number} {error}") from None
+        if type(row.get("round")) is not int or not isinstance(row.get("role"), str):
+            raise UserError(f"metrics.jsonl: line {number} has no round (a whole number) or no role (text)")
+        rows[row["round"], row["role"]] = row
+    return rows
 
 
 class Exporter(Protocol):
@@ -97,4 +118,4 @@ class RunLog:
             self._exporter.live(name, value, **tags)
 
     def _append(self, path: str, record: dict[str, Any]) -> None:
-        self._storage.append_line(path, json.dumps({"time": round(time.time(), 3), **record}))
+        self._storage.append_line(path, json.dumps(hidden({"time": round(time.time(), 3), **record})))

@@ -17,21 +17,22 @@ LATE = 2.0  # times a worker's usual time after which the first open item is dou
 
 
 class Exhausted(Exception):
-    """An item was lost too often."""
+    """An item was lost, or late, too often."""
 
 
 class Schedule(Generic[Item]):
-    """items in the order in which they are to start; `attempts`: how often one may be lost before `Exhausted`;
-    in_order: who consumes the results waits for the first open item, which is doubled when it is late. now: seconds of
-    any clock that does not go back."""
+    """items in the order in which they are to start; `attempts`: how often one may be lost before `Exhausted`,
+    `delays`: how often late; in_order: who consumes the results waits for the first open item, which is doubled when
+    it is late. now: seconds of any clock that does not go back."""
 
-    def __init__(self, items: Sequence[Item], attempts: int, *, in_order: bool = False) -> None:
+    def __init__(self, items: Sequence[Item], attempts: int, delays: int = 3, *, in_order: bool = False) -> None:
         self._items = list(items)
-        self._attempts, self._in_order = attempts, in_order
+        self._attempts, self._delays, self._in_order = attempts, delays, in_order
         self._waiting = list(range(len(items)))  # a heap of indices
         self._running: dict[Hashable, tuple[int, float]] = {}  # worker -> item, since
         self._runners: dict[int, set[Hashable]] = {}  # item -> workers
         self._losses = [0] * len(items)
+        self._late: dict[int, list[Hashable]] = {}  # item -> workers that were given up over it
         self._done: set[int] = set()
         self._first = 0  # all items before it are done
         self._pace: dict[Hashable, tuple[int, float]] = {}  # worker -> items it did, seconds in all
@@ -75,15 +76,31 @@ class Schedule(Generic[Item]):
             self._first += 1
         return True
 
-    def lost(self, worker: Hashable) -> Item | None:
+    def lost(self, worker: Hashable, *, counts: bool = True) -> Item | None:
         """The worker is gone; its item is returned if it waits again, None if someone else has or had it. Exhausted if
-        it was lost too often."""
+        it was lost too often, times that don't count left out."""
         index, _ = self._leave(worker)
-        if index in self._done or self._runners.get(index):
+        if not self._open(index):
             return None
-        self._losses[index] += 1
+        self._losses[index] += counts
         if self._losses[index] >= self._attempts:
             raise Exhausted(f"lost {self._losses[index]} times")
+        return self._again(index)
+
+    def late(self, worker: Hashable) -> Item | None:
+        """The worker is given up, as it takes too long; else as `lost`."""
+        index, _ = self._leave(worker)
+        late = self._late.setdefault(index, [])
+        late.append(worker)
+        if index not in self._done and len(late) >= self._delays:
+            raise Exhausted(f"late {len(late)} times (on {', '.join(map(str, late))})")
+        return self._again(index) if self._open(index) else None
+
+    def _open(self, index: int) -> bool:
+        """Whether it is neither done nor at any worker."""
+        return index not in self._done and not self._runners.get(index)
+
+    def _again(self, index: int) -> Item:
         heapq.heappush(self._waiting, index)
         return self._items[index]
 

@@ -40,7 +40,8 @@ class Alphabet:
         """dna, rna, protein, or the letters themselves. ValueError where letters repeat, are fewer than two, or can't
         stand in a condition."""
         letters = ALPHABETS.get(name.lower(), name)
-        if len(set(letters)) != len(letters) or not 2 <= len(letters) <= 254 or set(letters) & set(" .:,=>\t\n"):
+        distinct = len(set(letters)) == len(letters) and letters.isprintable()
+        if not distinct or not 2 <= len(letters) <= 254 or set(letters) & set(" .:,=>"):
             raise ValueError("2 to 254 different letters, none of them blank or one of .:,=>")
         return cls(letters)
 

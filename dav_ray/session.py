@@ -15,12 +15,14 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dav_ray import secrets
 from dav_ray.config import Config
 from dav_ray.doctor.refusal import refuse_misfits
 from dav_ray.errors import RunError, UserError
 from dav_ray.failures import start_failure
 from dav_ray.fleet import FLEET, await_fleet, client_timeout, reward_specs, start_fleet
 from dav_ray.interrupt import check, interrupted
+from dav_ray.lives import Life
 from dav_ray.mstep.mailbox import Mailbox, ask
 from dav_ray.mstep.train import Trainer, TrainSpec
 from dav_ray.placement import actor_options, with_cwd
@@ -28,6 +30,7 @@ from dav_ray.places import log_place
 from dav_ray.plan import local_cpus
 from dav_ray.run_files import RunLog
 from dav_ray.search.actor import SearchActor, WorkerSpec
+from dav_ray.workers import ANSWER_S
 
 MAILBOX = "mailbox"
 POLL_S = 0.5
@@ -45,9 +48,10 @@ class Session:
     workers: dict[str, Any] = field(default_factory=dict)  # search actors by name
     fleet: Any = None  # the actor that serves the rewards
     trainer: Trainer | None = None
-    away: tuple[str, ...] = ()  # search actors that have not found a place yet
+    away: tuple[str, ...] = ()  # search actors that had not found a place when enough of them had
+    lives: dict[str, Life] = field(default_factory=dict)  # of the others
     scratch: str = ""  # a folder of the driver's node, for Ray Train's own files
-    worker: WorkerSpec | None = None  # what a search actor is built from
+    worker: Any = None  # reference to what a search actor is built from: held, lest none can be started again
     started: int = 0  # how often the search actors were
 
     def start_search(self, log: RunLog) -> bool:
@@ -57,16 +61,26 @@ class Session:
         role = self.config.roles.search
         self.started += 1
         for i in range(role.replicas):
-            # the name of an actor that was killed is not free at once
-            options = actor_options(role, f"search-{i}-{self.started}", self.namespace)
-            self.workers[f"search-{i}"] = ray.remote(SearchActor).options(**options).remote(self.worker)
+            self.workers[f"search-{i}"] = self._search_actor(f"search-{i}")
         log.event("actors_started", role="search", actors=len(self.workers))
         return True
 
-    def await_search(self, log: RunLog) -> tuple[str, ...]:
-        """Wait until enough of the search actors that were started are up; names of the others."""
+    def renew_search(self, name: str) -> Any:
+        """Another search actor in the place of one that is gone for good."""
+        self.started += 1
+        self.workers[name] = self._search_actor(name)
+        return self.workers[name]
+
+    def _search_actor(self, name: str) -> Any:
+        # the name of an actor that was killed is not free at once
+        options = actor_options(self.config.roles.search, f"{name}-{self.started}", self.namespace)
+        return ray.remote(SearchActor).options(**options).remote(self.worker)
+
+    def await_search(self, log: RunLog) -> None:
+        """Wait until enough of the search actors that were started are up: `lives`; the others are `away`."""
         role = self.config.roles.search
-        return _await_ready("search", self.workers, self.run_dir, role.start_timeout_s, log, enough=role.least)
+        self.lives = _await_ready("search", self.workers, self.run_dir, role.start_timeout_s, log, enough=role.least)
+        self.away = tuple(name for name in self.workers if name not in self.lives)
 
     def release_search(self, log: RunLog) -> None:
         """End the search actors, so that what they hold serves others."""
@@ -85,11 +99,11 @@ class Session:
         """End the ranks and wait until they are gone. RunError if they don't go."""
         if self.trainer is None:
             return
-        ask(self.mailbox.stop.remote())
+        ask("driver", "to end the ranks", self.mailbox.stop.remote())
         if not self.trainer.join(TRAINER_END_S):
             raise RunError("train", f"its ranks did not end in {TRAINER_END_S:.0f} s")
         self.trainer = None
-        ask(self.mailbox.reopen.remote())
+        ask("driver", "to open again", self.mailbox.reopen.remote())
         log.event("released", role="train", actors=self.config.roles.train.replicas)
 
     def stop(self) -> None:
@@ -142,6 +156,11 @@ def connected(address: str, config: Config) -> Iterator[None]:
             ray.shutdown()
 
 
+def cluster_name() -> str:
+    """Ray's name of the cluster's life: another one after its head was started again."""
+    return ray.get_runtime_context().get_session_name()
+
+
 @contextlib.contextmanager
 def session(config: Config, run_dir: str, name: str, log: RunLog, *, train: bool = True) -> Iterator[Session]:
     """Start every role and wait for search and reward; the trainer comes up meanwhile. RunError names a role that never
@@ -150,7 +169,15 @@ def session(config: Config, run_dir: str, name: str, log: RunLog, *, train: bool
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = (
         ray.remote(Mailbox)
-        .options(name=MAILBOX, namespace=name, num_cpus=0, scheduling_strategy=here, max_concurrency=100)
+        # who polls it makes calls by the hundred thousand: Ray would keep a record of each
+        .options(
+            name=MAILBOX,
+            namespace=name,
+            num_cpus=0,
+            scheduling_strategy=here,
+            max_concurrency=100,
+            enable_task_events=False,
+        )
         .remote(1 + config.lag)
     )
     started = Session(config, run_dir, name, mailbox)
@@ -160,10 +187,12 @@ def session(config: Config, run_dir: str, name: str, log: RunLog, *, train: bool
             if train and config.roles.train.lifetime == "run":
                 started.start_trainer("run", log)
             started.fleet = start_fleet(reward_specs(config, name), run_dir, name)
-            started.worker = WorkerSpec(config, run_dir, name, FLEET, client_timeout(config), MAILBOX)
+            started.worker = ray.put(
+                WorkerSpec(config, run_dir, name, FLEET, client_timeout(config), MAILBOX, secrets.known())
+            )
             started.start_search(log)
             await_fleet(started.fleet, config)
-            started.away = started.await_search(log)
+            started.await_search(log)
             yield started
         finally:
             started.stop()
@@ -177,21 +206,29 @@ def _await_ready(
     log: RunLog,
     reason: str = "",
     enough: int | None = None,
-) -> tuple[str, ...]:
-    """Wait for the first answer of `enough` actors (all of them); the names of the others. reason: what else may be
+) -> dict[str, Life]:
+    """Wait for the first answer of `enough` actors (all of them), which is given by name. reason: what else may be
     wrong if there is none."""
+    lives: dict[str, Life] = {}
     waiting = {actor.ready.remote(run_dir): name for name, actor in actors.items()}
     missing = 0 if enough is None else len(actors) - enough
-    deadline = time.monotonic() + timeout_s
+    deadline, lost = time.monotonic() + timeout_s, set[str]()
     while len(waiting) > missing:
         check()
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
         for ref in ready:
             name = waiting.pop(ref)
             try:
-                log_place(log, role, name, ray.get(ref))
+                lives[name] = ray.get(ref, timeout=ANSWER_S)
+                log_place(log, role, name, lives[name].node)
             except exceptions.RayError as error:
-                raise start_failure(role, name, error) from error
+                if not _died(error):
+                    raise start_failure(role, name, error) from error
+                if name not in lost:
+                    log.event("actor_lost", role=role, actor=name, cause=type(error).__name__)
+                lost.add(name)
+                time.sleep(POLL_S)
+                waiting[actors[name].ready.remote(run_dir)] = name  # Ray starts it again
         if time.monotonic() > deadline:
             names = ", ".join(sorted(waiting.values()))
             raise RunError(
@@ -199,7 +236,12 @@ def _await_ready(
                 f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s){reason}; "
                 "see dav-ray doctor",
             )
-    return tuple(waiting.values())
+    return lives
+
+
+def _died(error: exceptions.RayError) -> bool:
+    """Whether an actor is gone for no reason of its own."""
+    return isinstance(error, exceptions.RayActorError) and not error.actor_init_failed
 
 
 def _quiet_data() -> None:

@@ -11,25 +11,25 @@ the nodes of a shared file system that has links and `flock` (NFS 4 does). On an
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import time
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from dav_ray.errors import DavRayError, RunError, UserError
+from dav_ray.local_files import beside, drop_torn_line, locked, named_failures, remove, written_aside
 
-LOCK_TIMEOUT_S = 60.0  # holders need milliseconds
 PARALLEL_READS = 16
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,253}[A-Za-z0-9]")
 _HIDDEN = re.compile(r"\..+\.(tmp|lock)")
+_ASIDE = re.compile(r"\..+\.tmp")
 
 
 class AlreadyExists(DavRayError):
@@ -97,6 +97,15 @@ class Storage(Protocol):
         """Remove an object; one that is absent is fine."""
         ...
 
+    def delete_folder(self, prefix: str) -> None:
+        """Remove all objects in a folder and below; none is fine."""
+        ...
+
+    def sweep_leftovers(self, older_than_s: float) -> int:
+        """Remove what writers that died left beside their objects, which nobody lists; how many. What is younger may
+        be a live writer's."""
+        return 0
+
     def append_line(self, path: str, line: str) -> None:
         """Add one line (without its newline) to a file of lines. Raises ValueError if it holds a newline."""
         ...
@@ -109,7 +118,7 @@ class Storage(Protocol):
         pieces = [path] if self.exists(path) else []
         pieces += [part for _, part in line_parts(self, path)]
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
-            texts = [data.decode() for data in pool.map(self.read, pieces)]
+            texts = [_text(self, path, data) for path, data in zip(pieces, pool.map(self.read, pieces), strict=True)]
         return [line for text in texts for line in text.split("\n")[:-1]]
 
     def download_folder(self, prefix: str, local_dir: str | Path) -> None:
@@ -140,8 +149,8 @@ def open_storage(uri: str) -> Storage:
     """
     scheme, separator, _ = uri.partition("://")
     if not separator:
-        return LocalStorage(str(Path(uri).expanduser().absolute()))
-    parts = urlsplit(uri)
+        return LocalStorage(os.path.abspath(os.path.expanduser(uri)))
+    parts = _split(uri)
     if scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         return LocalStorage(str(Path(unquote(parts.path)).absolute()))
     if scheme in ("s3", "gs") and parts.netloc:
@@ -151,24 +160,46 @@ def open_storage(uri: str) -> Storage:
     raise UserError(f"run directory {uri!r}: must be a path, file:///path, s3://bucket/prefix or gs://bucket/prefix")
 
 
+def _split(uri: str) -> SplitResult:
+    """UserError for a URI that is none, or that holds credentials."""
+    host, rule = uri.partition("://")[2].partition("/")[0], "allowed: a path, file:///path, s3://bucket/prefix"
+    if "@" in host:
+        shown = "names who may read it (before the @), which would be shown in logs"
+        raise UserError(f"run directory: {shown}; allowed: s3://bucket/prefix, and credentials in the environment")
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise UserError(f"run directory {uri!r}: is no URI; {rule}") from None
+    if parts.scheme in ("s3", "gs") and (parts.query or parts.fragment):
+        raise UserError(f"run directory {uri!r}: has a query; {rule}")
+    if parts.scheme in ("s3", "gs") and host and not _BUCKET.fullmatch(host):
+        raise UserError(f"run directory {uri!r}: has no name of a bucket; {rule}")
+    return parts
+
+
 @dataclass(frozen=True)
 class LocalStorage(Storage):
-    """A folder on this machine, or on a file system that all nodes share. `uri` is its absolute path."""
+    """A folder on this machine, or on a file system that all nodes share. `uri` is its absolute path.
+
+    The methods raise more than the interface says: FileFault, a RunError of role `storage`.
+    """
 
     uri: str
 
     def read_versioned(self, path: str) -> tuple[bytes, Version]:
-        data = self._target(path).read_bytes()
+        target = self._target(path)
+        with named_failures(target):
+            data = target.read_bytes()
         return data, _content_version(data)
 
     def write(self, path: str, data: bytes) -> None:
         target = self._target(path)
-        with _written_aside(target, data) as aside:
+        with named_failures(target), written_aside(target, data) as aside:
             os.replace(aside, target)
 
     def _create_new(self, path: str, data: bytes) -> Version:
         target = self._target(path)
-        with _written_aside(target, data) as aside:
+        with named_failures(target), written_aside(target, data) as aside:
             try:
                 os.link(aside, target)
             except FileExistsError:
@@ -177,10 +208,11 @@ class LocalStorage(Storage):
 
     def replace(self, path: str, data: bytes, version: Version) -> Version:
         target = self._target(path)
-        with _locked(target):
+        # whoever is stopped while it has the lock stops the others: so it has it for a comparison and a rename
+        with named_failures(target), written_aside(target, data) as aside, locked(target):
             if not target.exists() or self.read_versioned(path)[1] != version:
                 raise Conflict(f"{target} has changed")
-            self.write(path, data)
+            os.replace(aside, target)
         return _content_version(data)
 
     def exists(self, path: str) -> bool:
@@ -188,22 +220,53 @@ class LocalStorage(Storage):
 
     def list(self, prefix: str) -> list[str]:
         found = []
-        for folder, _, names in os.walk(self._target(prefix)):
+        for folder, below, names in os.walk(self._target(prefix)):
+            below[:] = [name for name in below if not _HIDDEN.fullmatch(name)]
             relative = PurePosixPath(os.path.relpath(folder, self.uri))
             found += [str(relative / name) for name in names if not _HIDDEN.fullmatch(name)]
         return sorted(found)
 
     def delete(self, path: str) -> None:
-        self._target(path).unlink(missing_ok=True)
+        target = self._target(path)
+        with named_failures(target):
+            target.unlink(missing_ok=True)
+
+    def delete_folder(self, prefix: str) -> None:
+        target = self._target(prefix)
+        if not target.is_dir():
+            return
+        with named_failures(target):
+            aside = beside(target)
+            target.rename(aside)  # gone as a whole, or there as a whole
+            shutil.rmtree(aside)
+
+    def sweep_leftovers(self, older_than_s: float) -> int:
+        before, swept = time.time() - older_than_s, 0
+        for folder, below, names in os.walk(self.uri):
+            for name in filter(_ASIDE.fullmatch, [*below, *names]):
+                leftover = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):  # its writer lives, and has just moved it
+                    if leftover.stat().st_mtime < before:
+                        remove(leftover)
+                        swept += 1
+            below[:] = [name for name in below if not _ASIDE.fullmatch(name)]
+        return swept
 
     def append_line(self, path: str, line: str) -> None:
         target = self._target(path)
-        with _locked(target), open(target, "ab+") as file:
-            _drop_torn_line(file)
+        with named_failures(target), locked(target), open(target, "ab+") as file:
+            drop_torn_line(file)
             file.write(line_bytes(line))
 
     def _target(self, path: str) -> Path:
         return Path(self.uri, checked_path(path))
+
+
+def _text(storage: Storage, path: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise RunError("storage", f"{storage.uri}/{path} can't be read: it is no text") from None
 
 
 def checked_path(path: str) -> str:
@@ -234,55 +297,3 @@ def line_parts(storage: Storage, path: str) -> list[tuple[int, str]]:
     part = re.compile(re.escape(f"{pure.with_suffix('')}/part-") + r"(\d+)" + re.escape(pure.suffix))
     matches = (part.fullmatch(name) for name in storage.list(str(pure.with_suffix(""))))
     return sorted((int(match[1]), match[0]) for match in matches if match)
-
-
-@contextmanager
-def _written_aside(target: Path, data: bytes) -> Iterator[Path]:
-    """A durable file with this content beside the target; what the caller makes of it is made durable too."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(aside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield aside
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Hold the lock file beside the target. Raises RunError if someone else holds it for LOCK_TIMEOUT_S.
-
-    `flock` and not `lockf`: the latter does not exclude the threads of one process. The kernel frees the lock
-    of a holder that dies. The file itself stays: to remove it would let two holders in.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
-    with open(target.with_name(f".{target.name}.lock"), "ab") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RunError("storage", f"{lock.name} was held for {LOCK_TIMEOUT_S} s") from None
-                time.sleep(0.005)
-        yield
-
-
-def _drop_torn_line(file: BinaryIO) -> None:
-    """Cut off a last line whose writer died in the middle of it, lest the next line continue it."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return
-    file.seek(-1, os.SEEK_END)
-    if file.read(1) == b"\n":
-        return
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 
+from dav_ray.run_files import metric_rows
 from dav_ray.storage import Storage
 
 Metrics = dict[str, float]
@@ -19,8 +19,7 @@ DIVERSITY = {  # shown relative to the first round
 
 def read_metrics(storage: Storage) -> dict[tuple[int, str], Metrics]:
     """The last line of each (round, role)."""
-    records = (json.loads(line) for line in storage.read_lines("metrics.jsonl"))
-    return {(record["round"], record["role"]): record for record in records}
+    return metric_rows(storage.read_lines("metrics.jsonl"))
 
 
 def render_rounds(storage: Storage) -> str:

@@ -111,7 +111,8 @@ def _draw(file: Path, runs: list[Path], columns: int = 20, scale: int = 2) -> No
 def _run(recipe: str, run_dir: Path, seed: int, overrides: list[str]) -> Outcome:
     command = [sys.executable, "-m", "dav_ray", "run", recipe, f"seed={seed}", *overrides, "--run-dir", str(run_dir)]
     print(f"# {' '.join(command[1:])}", file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    if code := subprocess.run(command, stdout=sys.stderr).returncode:
+        sys.exit(code)  # the run has said why
     metrics = read_metrics(open_storage(str(run_dir)))
     evaluated = sorted(round for round, role in metrics if role == "evaluate")
     first, last = evaluated[0], evaluated[-1]

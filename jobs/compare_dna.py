@@ -75,7 +75,8 @@ def main() -> None:
 def align(folder: Path, settings: list[str]) -> None:
     command = [sys.executable, "-m", "dav_ray", "run", RECIPE, *settings, "--run-dir", str(folder)]
     print(f"# {' '.join(command[1:])}", file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    if code := subprocess.run(command, stdout=sys.stderr).returncode:
+        sys.exit(code)  # the run has said why
 
 
 def sampled(folder: Path) -> tuple[Row, Row]:

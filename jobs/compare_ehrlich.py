@@ -169,7 +169,8 @@ def main() -> None:
     try:
         print(compare(options.run_dir, options.seeds, options.population))
     except UserError as error:
-        sys.exit(str(error))
+        print("\n".join(f"compare_ehrlich: {line}" for line in error.lines), file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -223,7 +223,7 @@ def check(out: Path, count: int) -> None:
     names = [DIGIT_NAMES[label] for label in test.labels]
     print(f"reader: {legible(test.images, names).mean():.4f} of {len(names)} held-out digits read")
     print(f"real digits: within-prompt distance {within_label_distance(train.images, train.labels):.2f}")
-    pipe = StableDiffusionPipeline.from_pretrained(out)
+    pipe = StableDiffusionPipeline.from_pretrained(out, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     for steps in (10, 15, 20):
         start = time.perf_counter()

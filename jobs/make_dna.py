@@ -116,7 +116,8 @@ def make_model(variants: Variants, out: Path, seed: int, steps: int) -> None:
         job = [sys.executable, script, str(data), "--out", f"{folder}/model", "--steps", str(steps), "--half"]
         sizes = ["--hidden", "48", "--stacks", "1", "--batch", "128", "--learning-rate", "2e-3", "--warmup", "200"]
         held_out = ["--holdout", str(HELD_OUT / len(library)), "--seed", str(seed)]
-        subprocess.run([*job, *sizes, *held_out], check=True)
+        if code := subprocess.run([*job, *sizes, *held_out]).returncode:
+            sys.exit(code)  # the training has said why
         for file in ("model.safetensors", "config.json"):
             (out / file).write_bytes(Path(folder, "model", file).read_bytes())
     print(json.dumps({file.name: file.stat().st_size for file in sorted(out.iterdir())}))

@@ -32,7 +32,9 @@ def main() -> None:
         data.write_text(to_fasta([str(i) for i in range(SEQUENCES)], texts))
         job = [sys.executable, str(Path(__file__).with_name("pretrain_masked.py")), str(data)]
         sizes = ["--hidden", "32", "--stacks", "1", "--batch", "128", "--learning-rate", "3e-3", "--warmup", "200"]
-        subprocess.run([*job, "--out", f"{folder}/model", *sizes, "--steps", str(options.steps), "--half"], check=True)
+        words = [*job, "--out", f"{folder}/model", *sizes, "--steps", str(options.steps), "--half"]
+        if code := subprocess.run(words).returncode:
+            sys.exit(code)  # the training has said why
         options.out.mkdir(parents=True, exist_ok=True)
         for file in ("model.safetensors", "config.json"):
             (options.out / file).write_bytes(Path(folder, "model", file).read_bytes())

@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if not 0 < given.scale <= 100:
+        parser.error(f"--scale {given.scale}: out of range; allowed: a number > 0 and <= 100")
     given.out.mkdir(parents=True, exist_ok=True)
     matplotlib.use("Agg")
     torch.set_num_threads(1)  # the problems are small: threads would only wait for each other

@@ -64,7 +64,7 @@ def events(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def wait_for(run_dir: Path, name: str, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while sum(event["event"] == name for event in events(run_dir)) < count:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"no {name} in time"
@@ -83,3 +83,37 @@ def shards(run_dir: Path) -> dict[str, str]:
 
 def weights(run_dir: Path, version: int) -> bytes:
     return (run_dir / f"policy/v{version:04d}/pytorch_lora_weights.safetensors").read_bytes()
+
+
+def masked_recipe(folder: Path, **changes: Any) -> Path:
+    """A recipe over a masked model with random weights, which loads faster: 3 chunks of 4 trajectories a round."""
+    import torch
+
+    from dav_ray.diffusion.dilated_cnn import DilatedCNN
+    from dav_ray.diffusion.masked_files import Settings, write
+    from dav_ray.sequences import Alphabet
+
+    torch.manual_seed(0)
+    write(folder / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), 24, 0, False))
+    settings: dict[str, Any] = {
+        "rounds": 2,
+        "model": {"kind": "masked", "path": str(folder / "model")},
+        "reward": {"kind": "gc_content"},
+        "search": {"candidates": 2, "alpha": 0.02, "steps": 4, "trajectories": 12, "chunk": 4},
+        "mstep": {"learning_rate": 0.01, "batch_size": 16, "lora": {"targets": ["convs"]}},
+        "evaluate": {"samples": 8, "batch": 8, "kl_samples": 0, "elbo_draws": 0},
+        "roles": {
+            "search": {"replicas": 1, "cpus": 0.2},
+            "reward": {"replicas": 1, "cpus": 0.1},
+            "train": {"replicas": 1, "cpus": 0.2},
+        },
+    }
+    settings.update(changes)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def files(run_dir: Path, pattern: str) -> dict[str, bytes]:
+    """What lies in a run directory, by path."""
+    return {path.relative_to(run_dir).as_posix(): path.read_bytes() for path in sorted(run_dir.glob(pattern))}

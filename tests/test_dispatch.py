@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 import ray
 
 from dav_ray.dispatch import Dispatcher
+from dav_ray.lives import Answer, Life
 from dav_ray.run_files import RunLog
 from dav_ray.storage import open_storage
 
@@ -36,15 +40,16 @@ class Sleeper:
     def __init__(self, name: str, pace: float, born: float = 0.0) -> None:
         time.sleep(born)
         self.name, self.pace = name, pace
+        self.life = Life.begin(ray.get_runtime_context().get_node_id())
 
-    def ready(self, run_dir: str) -> str:
-        return ray.get_runtime_context().get_node_id()
+    def ready(self, run_dir: str) -> Life:
+        return self.life
 
     @ray.method(num_returns=2)
-    def search(self, item: Item) -> tuple[str, tuple[str, float, float]]:
+    def search(self, item: Item, halvings: int) -> tuple[str, Answer]:
         start = time.time()
         time.sleep(self.pace)
-        return item.name, (self.name, start, time.time())
+        return item.name, Answer((self.name, start, time.time()), self.life)
 
 
 def pool(paces: dict[str, float], **born: float) -> dict[str, Any]:
@@ -56,14 +61,27 @@ def pool(paces: dict[str, float], **born: float) -> dict[str, Any]:
     return workers
 
 
+def never(name: str) -> Any:
+    raise AssertionError(f"{name} is gone for good")
+
+
 class Round:
     """One run of a dispatcher, and what came of it."""
 
-    def __init__(self, folder: Path, workers: dict[str, Any], away: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: dict[str, Any],
+        away: tuple[str, ...] = (),
+        limits: tuple[float, float] = (60, 60),
+        renew: Callable[[str], Any] = never,
+    ) -> None:
         self.folder, self.results = folder, []
         storage = open_storage(str(folder))
-        self.dispatcher = Dispatcher(workers, storage.uri, RunLog(storage, 1, None), 60, 60)
-        self.dispatcher.expect(away)
+        self.dispatcher = Dispatcher(workers, storage.uri, RunLog(storage, 1, None), *limits, renew)
+        here = {name: actor for name, actor in workers.items() if name not in away}
+        self.lives = dict(zip(here, ray.get([actor.ready.remote("") for actor in here.values()]), strict=True))
+        self.dispatcher.expect(away, self.lives)
 
     def run(self, items: int, **options: Any) -> Round:
         self.results: list[tuple[Item, str, tuple[str, float, float]]] = []
@@ -80,9 +98,15 @@ class Round:
     def who(self) -> Counter[str]:
         return Counter(meta[0] for _, _, meta in self.results)
 
+    @staticmethod
+    def read(folder: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in open_storage(str(folder)).read_lines("events.jsonl")]
+
+    def all_events(self) -> list[dict[str, Any]]:
+        return self.read(self.folder)
+
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = open_storage(str(self.folder)).read_lines("events.jsonl")
-        return [event for event in map(json.loads, lines) if event["event"] == name]
+        return [event for event in self.all_events() if event["event"] == name]
 
 
 @pytest.mark.slow  # a busy machine adds to the gaps that it measures
@@ -127,3 +151,24 @@ def test_a_killed_worker_comes_back(cluster: None, tmp_path: Path) -> None:
     done = Round(tmp_path, workers).run(150, tick=tick)
     assert [event["worker"] for event in done.events("worker_lost")] == ["b"]
     assert done.events("worker_back") and done.who()["b"] > 10
+
+
+def test_a_worker_that_dies_when_it_is_idle_is_told_of(cluster: None, tmp_path: Path) -> None:
+    """Ray starts it again unseen; its next answer comes from another life."""
+    workers = pool({"a": 0.1})
+    done = Round(tmp_path, workers).run(2)
+    os.kill(done.lives["a"].pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while True:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(ray.exceptions.RayError):
+            if ray.get(workers["a"].ready.remote("")).id != done.lives["a"].id:
+                break
+    done.run(2)
+    (told,) = done.events("worker_restarted")
+    assert (told["worker"], told["node"]) == ("a", done.lives["a"].node)
+    assert told["pid"] != done.lives["a"].pid
+    assert done.events("actor_placed")[-1]["actor"] == "a"
+    assert not done.events("worker_lost")
+    done.run(2)
+    assert len(done.events("worker_restarted")) == 1

@@ -13,6 +13,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
+from dav_ray.lives import Answer, Life
 from tests.test_dispatch import Item, Round
 from tests.test_job import free_port
 
@@ -41,15 +42,16 @@ class Placed:
 
     def __init__(self, pace: float) -> None:
         self.pace = pace
+        self.life = Life.begin(ray.get_runtime_context().get_node_id())
 
-    def ready(self, run_dir: str) -> str:
-        return ray.get_runtime_context().get_node_id()
+    def ready(self, run_dir: str) -> Life:
+        return self.life
 
     @ray.method(num_returns=2)
-    def search(self, item: Item) -> tuple[str, tuple[str, float, float]]:
+    def search(self, item: Item, halvings: int) -> tuple[str, Answer]:
         start = time.time()
         time.sleep(self.pace)
-        return item.name, (self.ready(""), start, time.time())
+        return item.name, Answer((self.life.node, start, time.time()), self.life)
 
 
 def workers(name: str, paces: dict[str, float]) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def once(number: int, action: Callable[[], None]) -> Callable[[], None]:
 
 
 def places(pool: dict[str, Any]) -> dict[str, str]:
-    return {name: ray.get(actor.ready.remote("")) for name, actor in pool.items()}
+    return {name: ray.get(actor.ready.remote("")).node for name, actor in pool.items()}
 
 
 def test_a_drained_node_gets_nothing_new_and_its_worker_moves(cluster: Cluster, tmp_path: Path) -> None:

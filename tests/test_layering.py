@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dav_ray"
 SINGLE = (
     *("types", "noise", "schedule", "config", "manifest", "storage", "buffer", "policy", "evaluate"),
     *("sequences", "checkpoint", "masked_model", "pretrain"),
+    *("lease", "retention", "local_files", "object_storage", "interrupt"),
 )
 FOLDERS = ("diffusion", "search", "rewards", "samples", "problems")
 DOCTOR = ("findings", "fit", "measure", "memory", "packing", "pool", "timing", "versions", "weights")

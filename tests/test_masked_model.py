@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(STORED))
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     zipfile.ZipFile(tmp_path / "a.ckpt", "w").close()
     (tmp_path / "text.ckpt").write_text("version https://git-lfs")
     (tmp_path / "good.fa").write_text(">x\nACGT\n")
@@ -112,7 +112,7 @@ def test_one_line_per_mistake(folder: Path, model: dict[str, Any], sections: dic
     ("content", "line"),
     [
         ("{", "config.json is no JSON"),
-        ("[]", "config.json has no alphabet (str)"),
+        ("[]", "config.json is no JSON object"),
         (json.dumps({**STORED, "length": "12"}), "config.json has no length (int)"),
         (json.dumps({**STORED, "classes": None}), "config.json has no classes (int)"),
         (json.dumps({**STORED, "time_conditioning": 1}), "config.json has no time_conditioning (bool)"),

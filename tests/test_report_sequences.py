@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import hashlib
 import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,14 +74,15 @@ def make_run(run: Path, rounds: int = 3, letters: str = "ACGT") -> Path:
     return run
 
 
-def accept(run: Path, round_: int, rows: dict[str, float]) -> dict[str, str]:
+def accept(run: Path, round_: int, rows: dict[str, float]) -> dict[str, Any]:
     """A shard, as a manifest names it."""
     path = f"buffer/round={round_:04d}/chunk-00000.parquet"
     (run / path).parent.mkdir(parents=True)
     pq.write_table(
         pa.table({"sequence": list(rows), "reward": list(rows.values()), "states": [b""] * len(rows)}), run / path
     )
-    return {"path": path}
+    sha256 = hashlib.sha256((run / path).read_bytes()).hexdigest()
+    return {"path": path, "sha256": sha256, "chunk": 0, "rows": len(rows), "policy_version": round_ - 1}
 
 
 def test_information_of_a_position() -> None:
@@ -191,7 +194,7 @@ def test_the_best_are_of_samples_and_accepted_trajectories(tmp_path: Path) -> No
 def test_only_what_manifests_name_was_accepted(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rounds=2)
     (run / "manifests").mkdir()
-    closed = [accept(run, 1, {"A": 1.0}), {"path": "buffer/round=0001/removed.parquet"}]
+    closed = [accept(run, 1, {"A": 1.0}), {**accept(run, 9, {}), "path": "buffer/round=0001/removed.parquet"}]
     (run / "manifests/round-0001.json").write_text(json.dumps({"shards": closed}))
     accept(run, 2, {"C": 2.0})  # an orphan
     found = {**MANIFEST, "versions": VERSIONS, "round": 3, "closed": 2, "shards": [accept(run, 3, {"G": 3.0})]}

@@ -37,6 +37,8 @@ def test_a_nan_reward_ends_the_run_and_names_itself(folder: Path) -> None:
     output = finish(process, 1)
     (line,) = [line for line in output.splitlines() if line.startswith("dav-ray: ")]
     assert "Nan" in line and "nan" in line and "chunk" in line
+    (kept,) = (folder / "nan/quarantine").glob("*.json")
+    assert f"evidence: quarantine/{kept.name}" in line and kept.with_suffix(".npz").exists()
     assert json.loads((folder / "nan/manifest.json").read_text())["shards"] == []
 
 

@@ -43,6 +43,36 @@ def test_an_item_that_is_lost_too_often_ends_it() -> None:
         schedule.lost("w0")
 
 
+def test_an_item_that_is_late_too_often_ends_it_and_names_its_workers() -> None:
+    schedule = Schedule(["a", "b"], attempts=9, delays=3)
+    for worker in ("w0", "w1"):
+        schedule.next(worker, 0)
+        assert schedule.late(worker) == "a"
+        schedule.next("w9", 0)
+        assert schedule.lost("w9") == "a"  # another budget
+    schedule.next("w0", 0)
+    with pytest.raises(Exhausted, match=r"late 3 times \(on w0, w1, w0\)"):
+        schedule.late("w0")
+
+
+def test_losses_that_do_not_count_are_for_nothing() -> None:
+    schedule = Schedule(["a"], attempts=1)
+    for _ in range(5):
+        schedule.next("w0", 0)
+        assert schedule.lost("w0", counts=False) == "a"
+
+
+def test_a_copy_that_is_late_counts_and_one_of_an_item_that_is_done_does_not() -> None:
+    schedule = tail_of_a_round()
+    schedule.next("fast", 11)
+    assert schedule.late("slow") is None  # the other one has it
+    assert schedule.complete("fast", 12) and schedule.finished
+    schedule = tail_of_a_round(delays=1)
+    schedule.next("fast", 11)
+    assert schedule.complete("fast", 12)
+    assert schedule.late("slow") is None
+
+
 def test_losses_are_counted_per_item() -> None:
     schedule = Schedule(["a", "b"], attempts=2)
     for _ in range(2):
@@ -69,9 +99,9 @@ def test_nothing_to_do_is_finished() -> None:
     assert schedule.next("w0", 0) is None
 
 
-def tail_of_a_round() -> Schedule[str]:
+def tail_of_a_round(delays: int = 3) -> Schedule[str]:
     """fast takes 1 s, slow 10 s; at 10 s fast is free and slow has just begun with its second."""
-    schedule = Schedule(["s1", *(f"f{i}" for i in range(9)), "s2", "f9"], attempts=2)
+    schedule = Schedule(["s1", *(f"f{i}" for i in range(9)), "s2", "f9"], 2, delays)
     schedule.next("slow", 0)
     for second in range(9):
         schedule.next("fast", second)

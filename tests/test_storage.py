@@ -219,7 +219,7 @@ def test_failed_local_write_leaves_the_old_object(tmp_path: Path, monkeypatch: p
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="storage: .*m: disk full"):
         storage.write("m", b"new")
     assert storage.read("m") == b"old"
     assert os.listdir(tmp_path) == ["m"]

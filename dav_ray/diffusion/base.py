@@ -89,6 +89,7 @@ class Diffusion(Protocol):
     cost: Cost  # evaluations so far; only ever grows
     timeless: bool  # what the network says is a function of x_t alone: equal states need one evaluation, whatever t
     adapted: bool  # the policy is adapters on the pretrained weights
+    rooms: tuple[Room, ...]  # of its networks: what goes through each at once
 
     @property
     def policy_file(self) -> str:
@@ -158,6 +159,32 @@ class Diffusion(Protocol):
     def write_policy(self, folder: Path) -> None:
         """The policy as users load it, in a folder of its own. The same weights give the same bytes."""
         ...
+
+
+@dataclass
+class Room:
+    """How many states go through a network at once: `limit` at most, less once memory ran out (`halve`)."""
+
+    limit: int
+    most: int = 0  # that did so far
+    halved: bool = False
+
+    def calls(self, total: int) -> Sequence[slice]:
+        self.most = max(self.most, min(total, self.limit))
+        return rows_per_call(total, self.limit)
+
+    def halve(self) -> bool:
+        """Half of what went through at most. False where that was one state."""
+        if self.most <= 1:
+            return False
+        self.limit = self.most = self.most // 2
+        self.halved = True
+        return True
+
+
+def rows_with_graph(rooms: Sequence[Room], total: int) -> Sequence[slice]:
+    """States whose autograd graph is held at the same time: all, until memory ran out."""
+    return rows_per_call(total, min([room.limit for room in rooms if room.halved], default=total))
 
 
 def rows_per_call(total: int, limit: int) -> Sequence[slice]:

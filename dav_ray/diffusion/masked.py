@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dav_ray.device import DTYPES
 from dav_ray.diffusion import adapters, masked_files
-from dav_ray.diffusion.base import Prediction, rows_per_call
+from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.diffusion.categorical import (
     MaskedKernel,
     MaskedSchedule,
@@ -62,7 +62,7 @@ class MaskedDiffusion:
         self._backbone = backbone.requires_grad_(False).eval().to(device)
         self._policy: Any = self._backbone  # what is called with gradients: the backbone, or its DDP wrapper
         self._reference_backbone: nn.Module | None = None  # a frozen copy, for full weights only
-        self._guidance, self._limit = guidance_scale, micro_batch
+        self._guidance, self.rooms = guidance_scale, (Room(micro_batch),)
         self._device, self._autocast = torch.device(device), DTYPES[autocast]
         self._conditions: dict[str, Condition] = {}
 
@@ -263,7 +263,7 @@ class MaskedDiffusion:
         with self._reference() if reference else contextlib.nullcontext():
             parts = [
                 self._guided(x_t[rows], x[rows], sigma[rows], conditions[rows], reference)
-                for rows in rows_per_call(len(x), self._limit)
+                for rows in self.rooms[0].calls(len(x))
             ]
         return torch.cat(parts)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dav_ray.diffusion import adapters
 from dav_ray.diffusion.dilated_cnn import DilatedCNN
 from dav_ray.errors import UserError
-from dav_ray.masked_model import BENCHMARK_LENGTH, CONFIG, WEIGHTS, read_config
+from dav_ray.masked_model import BENCHMARK_LENGTH, CONFIG, MOST, WEIGHTS, read_config
 from dav_ray.sequences import Alphabet
 
 MODEL, ADAPTERS = WEIGHTS, "adapters.safetensors"
@@ -61,6 +61,7 @@ def read(path: str | Path, weights: Literal["raw", "ema"], alphabet: Alphabet | 
 def build_backbone(found: Stored) -> DilatedCNN:
     """The network with the stored weights, sizes from the tensors. UserError naming each tensor that does not fit."""
     family = BACKBONES[found.backbone]
+    _check_sizes(found)
     try:
         sizes = family.sizes(found.state, found.classes)
     except ValueError as error:
@@ -88,6 +89,20 @@ def build_backbone(found: Stored) -> DilatedCNN:
         raise UserError(mistakes)
     backbone.load_state_dict({name: tensor.float() for name, tensor in given.items()})
     return backbone
+
+
+def _check_sizes(found: Stored) -> None:
+    """UserError where what the file says is larger than what it holds: a network of that size would fill the memory."""
+    for name, tensor in found.state.items():
+        if tensor.numel() == 0 or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(
+                f"{found.where}: {name} is {list(tensor.shape)}, and the file does not hold as many numbers"
+            )
+    held = found.state.get("cls_embedder.weight")
+    if held is None and found.classes:
+        raise UserError(f"{found.where}: has no cls_embedder.weight, and says {found.classes} classes")
+    if held is not None and found.classes != (held.shape[0] - 1 if held.ndim == 2 else -1):
+        raise UserError(f"{found.where}: says {found.classes} classes, and its cls_embedder.weight others")
 
 
 def write(folder: Path, backbone: nn.Module, settings: Settings, *, adapted: bool = False, half: bool = False) -> None:
@@ -139,11 +154,11 @@ def _lightning(file: Path, weights: str, alphabet: Alphabet, length: int | None)
     tensors = checkpoint.get("state_dict")
     if not isinstance(tensors, dict):
         raise UserError(f"{file}: has no state_dict; allowed: a Lightning checkpoint of a masked diffusion model")
-    state = {n.removeprefix("backbone."): t for n, t in tensors.items() if n.startswith("backbone.")}
+    state = {n.removeprefix("backbone."): t for n, t in tensors.items() if str(n).startswith("backbone.")}
     if not state:
         raise UserError(f"{file}: its state_dict has no backbone.*; allowed: a checkpoint of the dilated CNN")
-    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise UserError([f"{file}: {name} is no tensor" for name in others])
+    if others := [name for name, value in state.items() if not _plain_tensor(value)]:
+        raise UserError([f"{file}: {name} is no plain tensor of numbers" for name in others])
     if weights == "ema":
         state |= _shadow(file, checkpoint, state)
     hyper = _plain(checkpoint.get("hyper_parameters"))
@@ -155,7 +170,7 @@ def _lightning(file: Path, weights: str, alphabet: Alphabet, length: int | None)
         state,
         alphabet,
         length or _whole(model.get("length")) or BENCHMARK_LENGTH,
-        0 if embedder is None else len(embedder) - 1,
+        0 if embedder is None or embedder.ndim == 0 else len(embedder) - 1,
         bool(config.get("time_conditioning", False)) if isinstance(config, dict) else False,
     )
 
@@ -163,7 +178,7 @@ def _lightning(file: Path, weights: str, alphabet: Alphabet, length: int | None)
 def _shadow(file: Path, checkpoint: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
     """`ema.shadow_params` by name: in the order of the parameters, those that are never trained left out."""
     shadow = _plain(checkpoint.get("ema")).get("shadow_params")
-    if not isinstance(shadow, (list, tuple)) or not all(isinstance(value, Tensor) for value in shadow):
+    if not isinstance(shadow, (list, tuple)) or not all(map(_plain_tensor, shadow)):
         raise UserError(f"{file}: has no ema.shadow_params; allowed: weights = raw")
     names = [name for name in state if name not in FIXED]
     if len(shadow) == len(state):  # an average that was kept of the fixed ones too
@@ -180,10 +195,20 @@ def _shadow(file: Path, checkpoint: dict[str, Any], state: dict[str, Tensor]) ->
     return dict(zip(names, shadow, strict=True))
 
 
+def _plain_tensor(value: Any) -> bool:
+    """Of numbers that are there: a checkpoint may hold sparse and quantized ones, or shapes without numbers."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and (value.dtype.is_floating_point and not value.is_quantized)
+    )
+
+
 def _plain(value: Any) -> dict[str, Any]:
     """What is no mapping says nothing."""
     return value if isinstance(value, dict) else {}
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    return value if type(value) is int and 0 < value <= MOST else None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dav_ray.device import DTYPES
-from dav_ray.diffusion.base import Prediction, rows_per_call
+from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.diffusion.gaussian import DDIMSchedule
 from dav_ray.diffusion.stable_diffusion_files import LORA, UNET, load_pipeline, save_lora
 from dav_ray.noise import Draws
@@ -69,7 +69,7 @@ class StableDiffusion:
         self.adapted = False
         self._dtype = parts.unet.dtype
         self._guidance = guidance_scale
-        self._limit, self._decode_limit = micro_batch, decode_batch
+        self.rooms = self._room, self._decoding = Room(micro_batch), Room(decode_batch)
         self._device = torch.device(device)
         self._autocast = DTYPES[autocast]
         self._embeddings: dict[str, Tensor] = {}
@@ -159,7 +159,7 @@ class StableDiffusion:
         with self._reference() if reference else contextlib.nullcontext():
             parts = [
                 self._network(x_t[rows], steps[rows], conditions[rows], reference)
-                for rows in rows_per_call(len(x_t), self._limit)
+                for rows in self._room.calls(len(x_t))
             ]
         kernel, x0_hat = self.schedule.kernel(x_t, torch.cat(parts), steps)
         return Prediction(kernel, x0_hat)
@@ -180,7 +180,7 @@ class StableDiffusion:
         """Images [B, 3, H, W] float32 in [0, 1]."""
         vae = self._parts.vae
         latents = (x_0 / vae.config.scaling_factor).to(vae.dtype)
-        images = [vae.decode(latents[rows]).sample.float() for rows in rows_per_call(len(x_0), self._decode_limit)]
+        images = [vae.decode(latents[rows]).sample.float() for rows in self._decoding.calls(len(x_0))]
         return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
 
     def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:

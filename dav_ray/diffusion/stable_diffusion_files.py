@@ -49,9 +49,9 @@ def save_lora(folder: Path, unet: Any, state: dict[str, torch.Tensor]) -> None:
 def attach(pipe: Any, folder: Path, *, lora: bool) -> None:
     """Put a stored policy into a pipeline."""
     if lora:
-        pipe.load_lora_weights(str(folder), weight_name=LORA)
+        pipe.load_lora_weights(str(folder), weight_name=LORA, use_safetensors=True)
     else:
-        pipe.unet = type(pipe.unet).from_pretrained(folder / "unet")
+        pipe.unet = type(pipe.unet).from_pretrained(folder / "unet", use_safetensors=True)
 
 
 def _metadata(unet: Any) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,6 +11,7 @@ from typing import Any
 from dav_ray.config import Config
 from dav_ray.masked_model import CONFIG, WEIGHTS
 from dav_ray.model_folder import NETWORKS, model_path
+from dav_ray.parsing import parse_object, tensor_shapes
 
 Shapes = Mapping[str, tuple[int, ...]]  # of tensors, by name
 
@@ -42,13 +41,10 @@ def read_sizes(config: Config) -> Sizes:
 
 def header(file: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name from a safetensors file. ValueError if it is none."""
-    with open(file, "rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length < 10**8:
-            raise ValueError(f"{file.name} is no safetensors file")
-        entries = json.loads(stream.read(length))
-    return {name: tuple(entry["shape"]) for name, entry in entries.items() if name != "__metadata__"}
+    try:
+        return tensor_shapes(file)
+    except ValueError as error:
+        raise ValueError(f"{file.name} {error}") from None
 
 
 def adapter_elements(shapes: Shapes, rank: int, targets: Sequence[str]) -> int:
@@ -89,4 +85,4 @@ def _local(path: str, revision: str | None) -> str:
 
 
 def _json(file: Path) -> Mapping[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
+    return parse_object(file.read_bytes())

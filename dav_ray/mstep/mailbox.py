@@ -10,13 +10,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray import exceptions
 
-from dav_ray.errors import DavRayError
+from dav_ray.errors import DavRayError, RunError
+from dav_ray.manifest import Shard
+
+ANSWER_S = 300.0  # longest wait for an answer: milliseconds, but on a node that starts workers
 
 
-def ask(answer: Any) -> Any:
-    """What an actor answers; handles are untyped, and so is this."""
-    return ray.get(answer)
+def ask(role: str, what: str, answer: Any) -> Any:
+    """What the mailbox answers; handles are untyped, and so is this. RunError of the role that asked, naming what it
+    asked, where no answer comes."""
+    try:
+        return ray.get(answer, timeout=ANSWER_S)
+    except exceptions.GetTimeoutError:
+        raise RunError(role, f"the mailbox gave no answer in {ANSWER_S:.0f} s ({what})") from None
+    except exceptions.RayActorError as error:
+        cause = f"the mailbox, where driver and ranks meet, is gone ({what}: {type(error).__name__})"
+        raise RunError(role, f"{cause}; the same command goes on") from error
 
 
 @dataclass(frozen=True)
@@ -29,18 +40,49 @@ class Job:
     rows: int  # committed rows of the round
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is, and which of its lives this is."""
+
+    node: str
+    life: str
+    pid: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of some chunks, cut into one share per rank: as datasets, which may be lost, and where they are stored."""
+
+    datasets: list[Any]  # Ray's, one per rank
+    shards: tuple[Shard, ...]  # the same rows, in the same order
+    edges: tuple[int, ...]  # rank r has the rows edges[r] to edges[r + 1] - 1
+    weights: dict[int, float]  # W by trajectory number
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rank has of a group."""
+
+    dataset: Any
+    shards: tuple[Shard, ...]
+    first: int
+    end: int  # its rows are first to end - 1
+    weights: dict[int, float]
+
+
 class Mailbox:
     """keep: policies that it holds for the search workers, the newest ones."""
 
     def __init__(self, keep: int = 1) -> None:
         self._keep = keep
         self._job: Job | None = None
-        self._groups: dict[int, tuple[list[Any], dict[int, float]]] = {}
+        self._groups: dict[int, Group] = {}
         self._result: dict[str, float] | None = None
         self._weights: dict[int, Any] = {}  # by version
         self._failure: DavRayError | None = None
         self._troubles: list[str] = []  # what ranks raised since the last result
-        self._places: dict[int, str] = {}  # rank -> id of the node that it last asked from
+        self._places: dict[int, Place] = {}  # rank -> where it last asked from
+        self._lost: list[dict[str, Any]] = []  # datasets that ranks could not read, until the driver asks
         self._stopped = False
 
     async def post_job(self, job: Job) -> None:
@@ -48,25 +90,34 @@ class Mailbox:
         if self._job != job:
             self._job, self._groups, self._result = job, {}, None
 
-    async def post_group(self, number: int, shares: list[Any], weights: dict[int, float]) -> None:
-        """shares: one Ray dataset of rows per rank; weights: W by trajectory number."""
-        self._groups[number] = shares, weights
+    async def post_group(self, number: int, group: Group) -> None:
+        self._groups[number] = group
 
-    async def job(self, rank: int, node: str) -> Job | str | None:
-        """The open job; "stop" at the trainer's end; None while there is nothing to do. node: where the rank is."""
-        self._places[rank] = node
+    async def job(self, rank: int, place: Place) -> Job | str | None:
+        """The open job; "stop" at the trainer's end; None while there is nothing to do."""
+        self._places[rank] = place
         if self._stopped:
             return "stop"
         return self._job if self._result is None else None
 
-    async def group(self, round: int, number: int, rank: int) -> tuple[Any, dict[int, float]] | str | None:
-        """A rank's dataset and the weights of the group; "stop" at the trainer's end; None while it is not there."""
+    async def group(self, round: int, number: int, rank: int) -> Share | str | None:
+        """A rank's share of the group; "stop" at the trainer's end; None while it is not there."""
         if self._stopped:
             return "stop"
         if self._job is None or self._job.round != round or number not in self._groups:
             return None
-        shares, weights = self._groups[number]
-        return shares[rank], weights
+        group = self._groups[number]
+        first, end = group.edges[rank : rank + 2]
+        return Share(group.datasets[rank], group.shards, first, end, group.weights)
+
+    async def lose(self, rank: int, round: int, number: int, cause: str) -> None:
+        """A rank's dataset was lost; it reads the rows from storage."""
+        self._lost.append({"rank": rank, "round": round, "group": number, "cause": cause})
+
+    async def lost(self) -> list[dict[str, Any]]:
+        """What `lose` was told since this was asked last."""
+        lost, self._lost = self._lost, []
+        return lost
 
     async def hand_in(self, round: int, metrics: dict[str, float], version: int, weights: Any) -> None:
         if self._job is not None and self._job.round == round:
@@ -91,8 +142,8 @@ class Mailbox:
             return self._failure
         return self._result if self._job is not None and self._job.round == round else None
 
-    async def ranks(self) -> dict[int, str]:
-        """The trainer's ranks that have come up so far, with the node of each."""
+    async def ranks(self) -> dict[int, Place]:
+        """The trainer's ranks that have come up so far."""
         return self._places
 
     async def weights(self, version: int) -> Any:

@@ -5,20 +5,28 @@ One job for the whole run, or with `roles.train.lifetime: round` one per round.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
+from ray import exceptions
 
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
-from dav_ray.mstep.mailbox import Job, ask
+from dav_ray.mstep.mailbox import Job, Place, Share, ask
 from dav_ray.placement import demand, runtime_env
+from dav_ray.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 POLL_S = 0.1
+FETCH_S = 300.0  # longest wait for rows from the object store; then they are read from their shards
 
 
 @dataclass(frozen=True)
@@ -87,24 +95,37 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     except Stopped:
         return
     except DavRayError as error:
-        ask(mailbox.fail.remote(error))
+        ask("train", "a failure", mailbox.fail.remote(error))
         raise
     except Exception as error:
-        ask(mailbox.trouble.remote(f"{type(error).__name__}: {error}"))
+        if (failure := _out_of_memory(error, spec)) is not None:
+            ask("train", "a failure", mailbox.fail.remote(failure))
+        ask("train", "a trouble", mailbox.trouble.remote(f"{type(error).__name__}: {error}"))
         raise
+
+
+def _out_of_memory(error: Exception, spec: TrainSpec) -> RunError | None:
+    """Nothing that starting again would mend; None where it is something else."""
+    from dav_ray.device import in_a_line, memory_in_words, out_of_memory
+
+    if not out_of_memory(error):
+        return None
+    words = f"out of memory, {memory_in_words()} taken, with mstep.micro_batch = {spec.config.mstep.micro_batch}"
+    return RunError("train", f"{words}: {in_a_line(error)}")
 
 
 def serve(spec: TrainSpec, mailbox: Any, rank: int) -> None:
     """Rounds from the mailbox, until it says stop."""
-    learner, node = Learner(spec), ray.get_runtime_context().get_node_id()
+    learner, storage = Learner(spec), open_storage(spec.run_dir)
+    place = Place(ray.get_runtime_context().get_node_id(), uuid.uuid4().hex, os.getpid())
     while True:
-        job = ask(mailbox.job.remote(rank, node))
+        job = ask("train", "the next round", mailbox.job.remote(rank, place))
         if job == "stop":
             return
         if job is None or learner.version > job.base:
             time.sleep(POLL_S)
             continue
-        learner.train(job, _groups(mailbox, job, rank), mailbox, rank)
+        learner.train(job, _groups(mailbox, storage, job, rank), mailbox, rank)
 
 
 class Stopped(Exception):
@@ -122,7 +143,6 @@ class Learner:
         from dav_ray.diffusion.families import build
         from dav_ray.mstep.fit import Fitter
         from dav_ray.run_files import check_marker
-        from dav_ray.storage import open_storage
 
         quiet()
         config = spec.config
@@ -160,7 +180,7 @@ class Learner:
         if rank == 0:
             policy.save(self._storage, self.version, self._diffusion, self._fitter.optimizer)
             weights = policy.get_weights(self._diffusion)
-            ask(mailbox.hand_in.remote(job.round, metrics, self.version, weights))
+            ask("train", "a new policy", mailbox.hand_in.remote(job.round, metrics, self.version, weights))
 
     def _restore(self, version: int) -> None:
         """Go on from a stored policy, after a restart."""
@@ -171,15 +191,30 @@ class Learner:
         self.version = version
 
 
-def _groups(mailbox: Any, job: Job, rank: int) -> Iterator[Any]:
+def _groups(mailbox: Any, storage: Storage, job: Job, rank: int) -> Iterator[Any]:
     """This rank's rows of each group, in order, as the driver posts them."""
     from dav_ray import buffer
 
     for number in range(job.groups):
-        while (posted := ask(mailbox.group.remote(job.round, number, rank))) is None:
+        while (share := ask("train", "a group", mailbox.group.remote(job.round, number, rank))) is None:
             time.sleep(POLL_S)
-        if posted == "stop":
+        if share == "stop":
             raise Stopped
-        share, weights = posted
-        tables = list(share.iter_batches(batch_size=None, batch_format="pyarrow"))
-        yield buffer.to_rows(buffer.concat(tables), weights)
+        try:
+            # not iter_batches: Ray keeps what it measures of every dataset that is iterated over, for ever
+            table = buffer.concat(ray.get(share.dataset.to_arrow_refs(), timeout=FETCH_S))
+        except exceptions.RayError as error:  # the node that held it is gone: the shards are the record
+            told = mailbox.lose.remote(rank, job.round, number, type(error).__name__)
+            ask("train", "a dataset was lost", told)
+            table = stored_rows(storage, share)
+        yield buffer.to_rows(table, share.weights)
+
+
+def stored_rows(storage: Storage, share: Share) -> pa.Table:
+    """The rows of a share from its shards, checksums verified: the same in the same order as in its dataset."""
+    from dav_ray import buffer
+    from dav_ray.manifest import ManifestStore
+
+    store = ManifestStore(storage)
+    whole = buffer.concat([buffer.decode(store.verify(shard)) for shard in share.shards])
+    return whole.slice(share.first, share.end - share.first)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dav_ray.diffusion.base import Prediction
+from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.noise import Draws
 from dav_ray.types import Cost, StepLoss, Transitions
 
@@ -87,6 +87,7 @@ class TabularChain:
     """kernels: the pretrained model's, [S, S] each (row x_t, column x_{t-1}), of the steps t = T..1."""
 
     timeless = False
+    rooms: tuple[Room, ...] = ()
 
     def __init__(self, kernels: Sequence[Tensor]) -> None:
         self.steps, self.states, self.cost = len(kernels), len(kernels[0]), Cost()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dav_ray.diffusion.base import Prediction
+from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.diffusion.gaussian import DDIMSchedule, GaussianKernel
 from dav_ray.noise import Draws
 from dav_ray.types import Cost, StepLoss, Transitions
@@ -44,6 +44,7 @@ class ExactDiffusion(ABC):
     top. A subclass says what it predicts, and where the policy enters."""
 
     timeless = False
+    rooms: tuple[Room, ...] = ()
     adapted = False
 
     def __init__(self, schedule: DDIMSchedule, dim: int, module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dav_ray.diffusion.base import Prediction
+from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.noise import Draws
 from dav_ray.problems.enumerable import (
@@ -125,6 +125,7 @@ class ExactValues:
     """
 
     timeless = False  # a value depends on the step
+    rooms: tuple[Room, ...] = ()
     differentiable = False
 
     def __init__(self, diffusion: MaskedDiffusion, reward: Scores, alpha: float) -> None:

@@ -5,16 +5,20 @@ A failed, missing or NaN reward is an error, never a number. Minus infinity is a
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from dav_ray.errors import RewardError, RunError
+from dav_ray.errors import DataError, RewardError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+TRACE = 8000  # characters of a traceback that are kept, the last ones
 
 
 class Reward(Protocol):
@@ -36,6 +40,17 @@ class Scored:
     values: np.ndarray | None = None  # [B] float64
     grads: np.ndarray | None = None  # like samples, float32: d r_b / d samples_b
     error: str | None = None
+    trace: str | None = None  # where the error came from
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What rewards were asked, and what they answered: the evidence where that was no number."""
+
+    samples: np.ndarray  # [B, ...]
+    conditions: Sequence[str]  # B
+    rewards: Sequence[str]
+    answers: Sequence[Scored]  # one per reward; none where the samples were not shown to them
 
 
 def evaluate(reward: Reward, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> Scored:
@@ -53,23 +68,34 @@ def evaluate(reward: Reward, samples: np.ndarray, conditions: Sequence[str], gra
             (slope,) = torch.autograd.grad(values.sum(), batch)
         return Scored(_numbers(values), slope.numpy())
     except Exception as error:
-        return Scored(error=f"{type(error).__name__}: {error}")
+        return Scored(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc()[-TRACE:])
 
 
-def check(scored: Scored, num: int, *, reward: str, chunk: str) -> np.ndarray:
+def check(scored: Scored, num: int, *, reward: str, chunk: str, asked: Asked | None = None) -> np.ndarray:
     """The values [num] float64. RewardError where the reward raised, or gave a wrong shape, a NaN or plus infinity."""
     if scored.error is not None:
-        raise RewardError(reward=reward, chunk=chunk, value=scored.error)
+        raise _fault(asked, reward, chunk, scored.error, "raised")
     values = cast(np.ndarray, scored.values)
     if values.shape != (num,):
-        raise RewardError(reward=reward, chunk=chunk, value=f"shape {list(values.shape)} where [{num}] is needed")
-    bad = np.isnan(values) | (values == np.inf)
+        raise _fault(asked, reward, chunk, f"shape {list(values.shape)} where [{num}] is needed", "shape")
+    bad = np.asarray(np.isnan(values) | (values == np.inf))
     if bad.any():
         row = int(bad.argmax())
-        raise RewardError(reward=reward, chunk=chunk, value=f"{values[row]} for sample {row} of {num}")
-    if scored.grads is not None and not np.isfinite(scored.grads).all():
-        raise RewardError(reward=reward, chunk=chunk, value="a gradient that is not finite")
+        raise _fault(asked, reward, chunk, f"{values[row]} for sample {row} of {num}", str(values[row]), bad)
+    if scored.grads is not None:
+        bad = np.asarray(~np.isfinite(scored.grads.reshape(num, -1)).all(1))
+        if bad.any():
+            raise _fault(asked, reward, chunk, "a gradient that is not finite", "gradient", bad)
     return values
+
+
+def _fault(
+    asked: Asked | None, reward: str, chunk: str, value: str, what: str, bad: np.ndarray | None = None
+) -> RewardError:
+    """bad: [B], which samples are at fault, where that is known."""
+    error = RewardError(reward, chunk, value, what, () if bad is None else tuple(bad.nonzero()[0].tolist()))
+    error.evidence = asked
+    return error
 
 
 Call = Callable[[np.ndarray, Sequence[str], bool], list[Scored]]
@@ -99,21 +125,28 @@ class Scorer:
     def _sum(self, samples: Tensor, conditions: Sequence[str], grad: bool) -> tuple[Tensor, Tensor | None]:
         import torch
 
-        if not bool(torch.isfinite(samples).all()):
-            # a NaN pixel would be cast to black, the smallest JPEG there is
-            raise RunError("search", f"the model gave a sample that is not finite in chunk {self._chunk}")
         held = samples.detach().cpu()
-        answers = self._call((held.float() if held.is_floating_point() else held).numpy(), conditions, grad)
+        array, names = (held.float() if held.is_floating_point() else held).numpy(), self._names
+        if not bool(torch.isfinite(held).all()):
+            # a NaN pixel would be cast to black, the smallest JPEG there is
+            rows = (~torch.isfinite(held).flatten(1).all(1)).nonzero()[:, 0].tolist()
+            words = f"the model gave a sample that is not finite in chunk {self._chunk}"
+            error = DataError("search", words, "sample", rows)
+            error.evidence = Asked(array, conditions, (), ())
+            raise error
+        answers = self._call(array, conditions, grad)
+        asked = Asked(array, conditions, names, answers)
         total, slope = np.zeros(len(conditions)), np.zeros(samples.shape, np.float32) if grad else None
-        for name, weight, scored in zip(self._names, self._weights, answers, strict=True):
-            values = check(scored, len(conditions), reward=name, chunk=self._chunk)
+        for name, weight, scored in zip(names, self._weights, answers, strict=True):
+            values = check(scored, len(conditions), reward=name, chunk=self._chunk, asked=asked)
             with np.errstate(invalid="ignore"):  # named below
                 total += weight * values
             if slope is not None:
                 slope += np.float32(weight) * cast(np.ndarray, scored.grads)
         # a weight below zero makes plus infinity of a minus, a weight of zero a NaN
-        if (np.isnan(total) | (total == np.inf)).any():
-            raise RewardError(reward=" + ".join(self._names), chunk=self._chunk, value="a sum that is no number")
+        bad = np.asarray(np.isnan(total) | (total == np.inf))
+        if bad.any():
+            raise _fault(asked, " + ".join(names), self._chunk, "a sum that is no number", "sum", bad)
         return torch.from_numpy(total), None if slope is None else torch.from_numpy(slope)
 
 

@@ -6,7 +6,10 @@ A file is a NumPy archive (.npz) of `samples` [B, ...], `conditions` [B], `value
 from __future__ import annotations
 
 import io
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -14,6 +17,13 @@ from urllib.parse import quote
 import numpy as np
 
 ROWS = 8
+DEFAULT = 1e-3  # float32 networks differ by less between kinds of GPU
+MOST_BYTES = 2_000_000_000  # of a file's arrays once they are decompressed
+
+
+# what the readers of zip archives and of arrays raise at a file that is none
+_BROKEN = (KeyError, EOFError, OSError, MemoryError, NotImplementedError, OverflowError, RuntimeError, SyntaxError)
+_BROKEN += (TypeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -49,21 +59,28 @@ def encode(golden: Golden) -> bytes:
 def decode(data: bytes) -> Golden:
     """ValueError if it is no such archive."""
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"{size:,} bytes; allowed: at most {MOST_BYTES:,}")
         with np.load(io.BytesIO(data), allow_pickle=False) as held:
             found = Golden(
-                held["samples"], tuple(map(str, held["conditions"])), held["values"].astype(float), bool(held["grad"])
+                held["samples"],
+                tuple(map(str, held["conditions"].reshape(-1))),
+                held["values"].astype(float),
+                bool(held["grad"]),
             )
-    except (KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     num = len(found.conditions)
     if num == 0 or found.samples.shape[:1] != (num,) or not usable(found.values, num):
-        raise ValueError(f"{len(found.samples)} samples, {num} conditions, {found.values.size} scores")
+        raise ValueError(f"{sum(found.samples.shape[:1])} samples, {num} conditions, {found.values.size} scores")
     return found
 
 
 def tolerance_on(hardware: str, tolerance: Mapping[str, float]) -> float:
-    """hardware: "cpu", or a GPU's type as Ray names it; what is not named has the tolerance `default`."""
-    return tolerance.get(hardware, tolerance["default"])
+    """hardware: "cpu", or a GPU's type as Ray names it; what is not named has the tolerance `default`, or DEFAULT."""
+    return tolerance.get(hardware, tolerance.get("default", DEFAULT))
 
 
 def difference(golden: Golden, values: np.ndarray | None, tolerance: float) -> tuple[int, float, float] | None:

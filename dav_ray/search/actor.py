@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import ray
 from ray import exceptions
 
 from dav_ray.config import Config
+from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
+from dav_ray.lives import Answer, Life
 from dav_ray.types import Chunk, Cost, EvaluationChunk, Trajectories
+
+Found = TypeVar("Found")
+Events = tuple[tuple[str, dict[str, Any]], ...]
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class WorkerSpec:
     fleet: str  # the actor that serves the rewards
     fleet_timeout_s: float
     mailbox: str  # the actor that hands out policies within the run
+    secrets: Mapping[str, str] = field(default_factory=dict)  # that no file may hold
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,14 @@ class SearchActor:
         from dav_ray.rewards.base import Scorer
         from dav_ray.search.base import strategy
         from dav_ray.search.last_round import LastRound
+        from dav_ray.secrets import learn
         from dav_ray.sequences import Alphabet
         from dav_ray.storage import open_storage
 
         quiet()
+        learn(spec.secrets)
+        self._life = Life.begin(ray.get_runtime_context().get_node_id())
+        self._halvings = 0
         torch.set_num_threads(spec.config.roles.search.threads)
         config = spec.config
         device = "cuda" if ray.get_gpu_ids() else "cpu"  # what Ray gave, not what the environment shows
@@ -73,30 +85,29 @@ class SearchActor:
         self._judges: Any = None
         self._initial = _copy_weights(self._diffusion)
 
-    def ready(self, run_dir: str) -> str:
-        """The node's id, once the model stands and the run directory is reachable."""
+    def ready(self, run_dir: str) -> Life:
+        """Which life this is, once the model stands and the run directory is reachable."""
         from dav_ray.run_files import check_marker
         from dav_ray.storage import open_storage
 
-        node = ray.get_runtime_context().get_node_id()
-        check_marker(open_storage(run_dir), node)
-        return node
+        check_marker(open_storage(run_dir), self._life.node)
+        return self._life.now()
 
     @ray.method(num_returns=2)
-    def search(self, chunk: Chunk) -> tuple[Any, ChunkMeta]:
-        """Search a chunk and write its shard: (table, meta). Accepted only when the driver commits it."""
+    def search(self, chunk: Chunk, halvings: int = 0) -> tuple[Any, Answer]:
+        """Search a chunk and write its shard: (table, answer with a ChunkMeta). Accepted only when the driver commits
+        it. halvings: how often the networks' batches are halved at least, as memory ran out before."""
         from dav_ray import buffer
         from dav_ray.device import peak_memory_gb
 
         start = time.monotonic()
-        self._use(chunk.policy_version)
-        found = self._find(chunk)
+        found, events = self._work(lambda: self._find(chunk), chunk, halvings)
         table = buffer.to_table(chunk, found, self._alphabet)
         data, sha256 = buffer.encode(table)
         path = buffer.shard_path(chunk.round, chunk.index, sha256)
         self._storage.write(path, data)
         weights = None if found.log_weight is None else tuple(found.log_weight.tolist())
-        return table, ChunkMeta(
+        meta = ChunkMeta(
             chunk.index,
             path,
             sha256,
@@ -111,17 +122,93 @@ class SearchActor:
             time.monotonic() - start,
             peak_memory_gb(),
         )
+        return table, self._answer(meta, events)
 
     @ray.method(num_returns=2)
-    def evaluate(self, chunk: EvaluationChunk) -> tuple[Any, float]:
-        """Fresh samples without search and their measures: (table, seconds)."""
+    def evaluate(self, chunk: EvaluationChunk, halvings: int = 0) -> tuple[Any, Answer]:
+        """Fresh samples without search and their measures: (table, answer with the seconds it took)."""
+        start = time.monotonic()
+        table, events = self._work(lambda: self._measure(chunk), chunk, halvings)
+        return table, self._answer(time.monotonic() - start, events)
+
+    def _answer(self, meta: Any, events: Events) -> Answer:
+        return Answer(meta, self._life.now(), self._halvings, events)
+
+    def _work(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
+        """What `work` finds with the policy that the chunk names; less at once where memory does not suffice. Evidence
+        is kept of data that fails."""
+        import torch
+
+        from dav_ray.device import in_a_line
+
+        self._use(chunk.policy_version)
+        try:
+            return self._within_memory(work, chunk, halvings)
+        except (exceptions.RayError, OSError):
+            raise  # nothing is wrong with the chunk
+        except torch.AcceleratorError as error:
+            raise DeviceError("search", f"{self._name()}: {in_a_line(error)}") from error
+        except Exception as error:
+            if isinstance(error, DavRayError) and not isinstance(error, DataError):
+                raise
+            raise self._quarantined(chunk, error) from error
+
+    def _within_memory(
+        self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int
+    ) -> tuple[Found, Events]:
+        from dav_ray.device import free_memory, in_a_line, memory_in_words, out_of_memory
+
+        events: list[tuple[str, dict[str, Any]]] = []
+        while self._halvings < halvings:  # whoever was at it before died
+            self._halve(chunk, "it ended workers")
+        while True:
+            try:
+                return work(), tuple(events)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                cause = in_a_line(error)
+            free_memory()  # what the frames held, now that they are gone
+            self._halve(chunk, cause)
+            limit = min([room.limit for room in self._diffusion.rooms], default=1)
+            events.append(("out_of_memory", {"micro_batch": limit, "took": memory_in_words(), "cause": cause}))
+
+    def _halve(self, chunk: Chunk | EvaluationChunk, cause: str) -> None:
+        """From now on half as many states go through the networks at once. RunError where it was one."""
+        from dav_ray.device import memory_in_words
+
+        rooms, search = self._diffusion.rooms, self._spec.config.search
+        if not any(room.most for room in rooms):  # a new process: nothing went through yet
+            for room in rooms:
+                room.calls(len(chunk.conditions) * search.candidates * search.particles)
+        if not any([room.halve() for room in rooms]):
+            words = f"chunk {chunk.name} on {self._name()}: one state at a time does not fit in memory"
+            raise RunError("search", f"{words}, with {memory_in_words()} taken ({cause})")
+        self._halvings += 1
+
+    def _quarantined(self, chunk: Chunk | EvaluationChunk, error: Exception) -> DataError:
+        from dav_ray.driver import library_versions
+        from dav_ray.quarantine import Scene, keep
+
+        name = type(error).__name__
+        fault = error
+        if not isinstance(fault, DataError):
+            fault = DataError("search", f"chunk {chunk.name} on {self._name()}: {name}: {error}", name)
+        trace = "".join(traceback.format_exception(error))
+        try:
+            scene = Scene(self._name(), self._life.node, self._life.pid, trace, library_versions())
+            return keep(self._storage, chunk, fault, scene)
+        except (OSError, DavRayError) as unkept:
+            return DataError(fault.role, f"{fault.words}; evidence could not be kept: {unkept}", fault.what, fault.rows)
+
+    def _name(self) -> str:
+        return ray.get_runtime_context().get_actor_name() or "a search worker"
+
+    def _measure(self, chunk: EvaluationChunk) -> Any:
         from dav_ray.evaluate import Judges, measure
 
-        start = time.monotonic()
-        self._use(chunk.policy_version)
         self._judges = self._judges or Judges.build(self._spec.config, self._device)
-        table = measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
-        return table, time.monotonic() - start
+        return measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
 
     def _find(self, chunk: Chunk) -> Trajectories:
         from dav_ray.noise import KeyedNoise
@@ -150,7 +237,7 @@ class SearchActor:
         try:
             mailbox = ray.get_actor(self._spec.mailbox, namespace=self._spec.namespace)
             return ray.get(mailbox.weights.remote(version), timeout=60)
-        except (ValueError, exceptions.RayActorError, exceptions.GetTimeoutError):
+        except (ValueError, exceptions.RayError):
             return None  # the mailbox is rebuilt or gone: storage has every version
 
 

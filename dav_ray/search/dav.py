@@ -8,6 +8,7 @@ log W makes the accepted trajectories properly weighted for anchor(tau) exp(r(x_
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dav_ray.diffusion.base import Diffusion, Kernel, Prediction
+from dav_ray.diffusion.base import Diffusion, Kernel, Prediction, rows_with_graph
 from dav_ray.noise import Draws, KeyedNoise
 from dav_ray.search.base import Scorer
 from dav_ray.search.reuse import Reuse
@@ -121,16 +122,27 @@ class Dav:
         if not self.gradient or diffusion.deterministic(t):
             prediction = front.prediction or diffusion.predict(front.x, t, conditions)
             return prediction, prediction.kernel, 0
+        scale = torch.as_tensor(temper / self.alpha, dtype=torch.float64).reshape(-1, 1).expand(len(front.x), 1)
+        parts = [
+            self._slope(diffusion, scorer, front.x[rows], t, conditions[rows], scale[rows])
+            for rows in rows_with_graph(diffusion.rooms, len(front.x))
+        ]
+        prediction = functools.reduce(Prediction.join, (part for part, _ in parts))
+        return prediction, prediction.kernel.tilt(torch.cat([g for _, g in parts])), len(conditions)
+
+    def _slope(
+        self, diffusion: Diffusion, scorer: Scorer, x: Tensor, t: int, conditions: Sequence[str], scale: Tensor
+    ) -> tuple[Prediction, Tensor]:
+        """The prediction at x, and the gradient of scale [B, 1] times the reward of its x0_hat."""
         with torch.enable_grad():
-            leaf = diffusion.relax(front.x).detach().requires_grad_()
+            leaf = diffusion.relax(x).detach().requires_grad_()
             prediction = diffusion.predict(leaf, t, conditions)
             decoded = diffusion.decode(prediction.x0_hat, conditions)
         # dr/dsample may come from another process; the chain rule through decode and network is finished here.
         _, slope = scorer.score_and_grad(decoded.detach(), conditions)
-        scale = torch.as_tensor(temper / self.alpha, dtype=slope.dtype).reshape(-1, *[1] * (slope.ndim - 1))
-        (g,) = torch.autograd.grad(decoded, leaf, grad_outputs=(scale * slope).to(decoded))
-        prediction = Prediction(prediction.kernel.detach(), diffusion.harden(prediction.x0_hat.detach()))
-        return prediction, prediction.kernel.tilt(g), len(conditions)
+        each = scale.to(slope.dtype).reshape(-1, *[1] * (slope.ndim - 1))
+        (g,) = torch.autograd.grad(decoded, leaf, grad_outputs=(each * slope).to(decoded))
+        return Prediction(prediction.kernel.detach(), diffusion.harden(prediction.x0_hat.detach())), g
 
     def _log_ratio(
         self,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dav_ray import buffer
 from dav_ray.config import Config
-from dav_ray.manifest import ManifestStore, Shard
+from dav_ray.errors import RunError
+from dav_ray.manifest import ManifestStore, Shard, round_manifest_path
 from dav_ray.schedule import round_prompts
 from dav_ray.search.warm import Starts, assign
 from dav_ray.storage import Storage
@@ -70,9 +71,14 @@ class LastRound:
 
 
 def read(storage: Storage, round: int) -> Found:
-    """A closed round. Shard by shard, checksums verified, so that one chunk's paths are in memory at a time."""
+    """A closed round. Shard by shard, checksums verified, so that one chunk's paths are in memory at a time. RunError
+    naming what is absent or changed."""
     store = ManifestStore(storage)
-    parts = [_shard(store.verify(Shard(**shard))) for shard in store.round_manifest(round)["shards"]]
+    try:
+        record = store.round_manifest(round)
+    except FileNotFoundError:
+        raise RunError("storage", f"{storage.uri}/{round_manifest_path(round)} is absent") from None
+    parts = [_shard(store.verify(Shard.from_fields(shard))) for shard in record["shards"]]
     numbers, conditions, *columns = zip(*parts, strict=True)
     order = np.argsort(np.concatenate(numbers))
     names = [name for part in conditions for name in part]

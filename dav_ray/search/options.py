@@ -22,7 +22,10 @@ class Search(Section):
         "without tilt, ratio and discount, refine = re-noise and search again, best_of_n, none = plain samples",
     )
     candidates: int = Field(
-        default=4, ge=1, description="M: candidates per step and trajectory; best_of_n: trajectories per accepted one"
+        default=4,
+        ge=1,
+        le=1_000_000,
+        description="M: candidates per step and trajectory; best_of_n: trajectories per accepted one",
     )
     alpha: float = Field(default=0.005, gt=0, description="temperature of the tilt exp(r / alpha)")
     gamma: float = Field(default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha")
@@ -35,12 +38,12 @@ class Search(Section):
         description="the law that is tilted: this round's model, the pretrained one, or a mixture of both",
         json_schema_extra={"allowed": ANCHORS},
     )
-    steps: int = Field(default=50, ge=2, description="T: sampling steps")
+    steps: int = Field(default=50, ge=2, le=1_000_000, description="T: sampling steps")
     eta: float = Field(default=1.0, ge=0, le=1, description="DDIM eta; a search needs eta > 0")
     guidance_scale: float = Field(
         default=5.0, ge=0, description="classifier-free guidance; 1 = none (one network pass)"
     )
-    trajectories: int = Field(default=64, ge=1, description="accepted trajectories per round")
+    trajectories: int = Field(default=64, ge=1, le=1_000_000, description="accepted trajectories per round")
     chunk: int = Field(
         default=32,
         ge=1,
@@ -56,7 +59,7 @@ class Search(Section):
         description="the candidate that is kept: drawn from softmax(log w), or the best (SVDD's alpha -> 0), which "
         "leaves no valid trajectory weight",
     )
-    particles: int = Field(default=1, ge=1, description="smc: particles per accepted trajectory")
+    particles: int = Field(default=1, ge=1, le=1_000_000, description="smc: particles per accepted trajectory")
     resampling: Literal["systematic", "stratified", "ssp"] = Field(
         default="systematic", description="smc: resampling scheme"
     )
@@ -69,7 +72,9 @@ class Search(Section):
         "particles effective (0.9 or more; each step takes its share)",
         json_schema_extra={"allowed": TEMPERINGS},
     )
-    repeats: int = Field(default=8, ge=1, description="refine: how often a sample is re-noised and searched again")
+    repeats: int = Field(
+        default=8, ge=1, le=1_000_000, description="refine: how often a sample is re-noised and searched again"
+    )
     depth: float = Field(default=0.25, gt=0, le=1, description="refine: how far back, as a share of T")
     warm_start: Literal["own", "resampled", "off"] = Field(
         default="own",

@@ -356,7 +356,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path, changes: list[Change], lines: l
             {"weights": "raw"},
             "its state_dict has no backbone.*; allowed: a checkpoint of the dilated CNN",
         ),
-        ({"state_dict": {"backbone.linear.weight": "x"}}, {"weights": "raw"}, "linear.weight is no tensor"),
+        ({"state_dict": {"backbone.linear.weight": "x"}}, {"weights": "raw"}, "linear.weight is no plain tensor"),
         ({}, {"weights": "raw", "alphabet": "protein"}, "was made for 4 letters and a mask; model.alphabet = ACDEF"),
     ],
 )
@@ -382,7 +382,7 @@ def test_other_paths_and_names(tmp_path: Path) -> None:
     [
         (None, "is no masked model: config.json is missing"),
         ("{", "is no masked model: config.json is no JSON"),
-        ("[1]", "is no masked model: config.json has no alphabet (str)"),
+        ("[1]", "is no masked model: config.json is no JSON object"),
         ({"length": None}, "is no masked model: config.json has no length (int)"),
         ({"length": "24"}, "is no masked model: config.json has no length (int)"),
         ({"classes": True}, "is no masked model: config.json has no classes (int)"),

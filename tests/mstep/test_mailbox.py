@@ -6,9 +6,17 @@ import asyncio
 from typing import Any
 
 from dav_ray.errors import RunError
-from dav_ray.mstep.mailbox import Job, Mailbox
+from dav_ray.manifest import Shard
+from dav_ray.mstep.mailbox import Group, Job, Mailbox, Place, Share
 
 JOB = Job(round=1, base=0, groups=2, rows=6)
+SHARDS = (Shard("buffer/round=0001/chunk-00000-aa.parquet", "aa", 0, 6, 0),)
+HERE, THERE = Place("n0", "first"), Place("n1", "first")
+
+
+def group(*datasets: str) -> Group:
+    edges = tuple(round(i * 6 / len(datasets)) for i in range(len(datasets) + 1))
+    return Group(list(datasets), SHARDS, edges, {5: 1.0})
 
 
 def answer(call: Any) -> Any:
@@ -17,26 +25,26 @@ def answer(call: Any) -> Any:
 
 def test_a_round_goes_through() -> None:
     box = Mailbox()
-    assert answer(box.job(0, "n0")) is None and answer(box.ranks()) == {0: "n0"}
+    assert answer(box.job(0, HERE)) is None and answer(box.ranks()) == {0: HERE}
     answer(box.post_job(JOB))
-    assert answer(box.job(0, "n0")) == answer(box.job(1, "n1")) == JOB and answer(box.ranks()) == {0: "n0", 1: "n1"}
+    assert answer(box.job(0, HERE)) == answer(box.job(1, THERE)) == JOB and answer(box.ranks()) == {0: HERE, 1: THERE}
     assert answer(box.group(1, 0, 1)) is None
-    answer(box.post_group(0, ["rows of 0", "rows of 1"], {5: 1.0}))
-    assert answer(box.group(1, 0, 1)) == ("rows of 1", {5: 1.0})
+    answer(box.post_group(0, group("rows of 0", "rows of 1")))
+    assert answer(box.group(1, 0, 1)) == Share("rows of 1", SHARDS, 3, 6, {5: 1.0})
     assert answer(box.group(2, 0, 1)) is None  # of another round
     assert answer(box.result(1)) is None
     answer(box.hand_in(1, {"mstep/rows": 6.0}, 1, "weights"))
     assert answer(box.result(1)) == {"mstep/rows": 6.0} and answer(box.result(2)) is None
-    assert answer(box.job(0, "n0")) is None  # done: nobody fits it twice
+    assert answer(box.job(0, HERE)) is None  # done: nobody fits it twice
     assert answer(box.weights(1)) == "weights" and answer(box.weights(0)) is None
 
 
 def test_posting_a_job_again_keeps_its_groups_and_another_drops_them() -> None:
     box = Mailbox()
     answer(box.post_job(JOB))
-    answer(box.post_group(0, ["a"], {}))
+    answer(box.post_group(0, group("a")))
     answer(box.post_job(JOB))
-    assert answer(box.group(1, 0, 0)) == ("a", {})
+    assert answer(box.group(1, 0, 0)) == Share("a", SHARDS, 0, 6, {5: 1.0})
     answer(box.post_job(Job(round=2, base=1, groups=2, rows=6)))
     assert answer(box.group(2, 0, 0)) is None
 
@@ -63,18 +71,18 @@ def test_stop() -> None:
     box = Mailbox()
     answer(box.post_job(JOB))
     answer(box.stop())
-    assert answer(box.job(0, "n0")) == "stop"
+    assert answer(box.job(0, HERE)) == "stop"
 
 
 def test_another_trainer_finds_the_job_and_none_of_the_ranks_before() -> None:
     box = Mailbox()
     answer(box.post_job(JOB))
-    assert answer(box.job(0, "n0")) == JOB
+    assert answer(box.job(0, HERE)) == JOB
     answer(box.trouble("OSError: disk"))
     answer(box.stop())
     answer(box.reopen())
     assert answer(box.ranks()) == {} and answer(box.troubles()) == []
-    assert answer(box.job(1, "n1")) == JOB and answer(box.ranks()) == {1: "n1"}
+    assert answer(box.job(1, THERE)) == JOB and answer(box.ranks()) == {1: THERE}
 
 
 def test_the_newest_policies_are_kept() -> None:
@@ -83,3 +91,17 @@ def test_the_newest_policies_are_kept() -> None:
         answer(box.post_job(Job(round, round - 1, groups=1, rows=6)))
         answer(box.hand_in(round, {}, round, f"weights {round}"))
     assert [answer(box.weights(version)) for version in (1, 2, 3)] == [None, "weights 2", "weights 3"]
+
+
+def test_a_rank_that_was_started_again_has_another_life() -> None:
+    box = Mailbox()
+    answer(box.job(0, HERE))
+    answer(box.job(0, Place("n0", "second")))
+    assert answer(box.ranks()) == {0: Place("n0", "second")} != {0: HERE}
+
+
+def test_what_ranks_lost_is_told_once() -> None:
+    box = Mailbox()
+    answer(box.lose(1, 3, 0, "ObjectLostError"))
+    assert answer(box.lost()) == [{"rank": 1, "round": 3, "group": 0, "cause": "ObjectLostError"}]
+    assert answer(box.lost()) == []

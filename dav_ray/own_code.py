@@ -1,0 +1,68 @@
+"""Which code of the user's own a configuration names. It is said aloud before any of it is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from typing import Any
+
+from dav_ray.config import Config, Reward
+from dav_ray.keys import show
+from dav_ray.reward_checks import DEEPEST, as_reward, factors
+
+
+def announced(config: Config) -> list[str]:
+    """One line per import path, interpreter, package or image of the user's own."""
+    lines = []
+    for key, rewards in (("reward", config.reward), ("evaluate.heldout", config.evaluate.heldout)):
+        for i, reward in enumerate(rewards):
+            lines += _of_reward(key if len(rewards) == 1 else f"{key}[{i}]", reward)
+    if ":" in config.evaluate.features:
+        lines.append(_import("evaluate.features", config.evaluate.features))
+    roles = config.roles
+    for name, role in (("search", roles.search), ("reward", roles.reward), ("train", roles.train)):
+        lines += _environment(f"roles.{name}", role)
+    return lines
+
+
+def module_file(module: str) -> str | None:
+    """The file of a module, found without importing it or a package above it; None where there is none to be seen."""
+    path: list[str] | None = [*sys.path, os.getcwd()]
+    parts, spec = module.split("."), None
+    for i in range(len(parts)):
+        spec = PathFinder.find_spec(".".join(parts[: i + 1]), path)
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or [])
+    return spec.origin if spec else None
+
+
+def _of_reward(key: str, reward: Reward, depth: int = 0) -> Iterator[str]:
+    if reward.python:
+        yield f"runs {show(reward.python)} ({key}.python)"
+    if reward.role is not None:
+        yield from _environment(f"{key}.role", reward.role)
+    if ":" in reward.kind:
+        yield _import(f"{key}.kind", reward.kind, reward.python)
+    model = reward.args.get("model") if reward.kind == "torch_oracle" else None
+    if isinstance(model, str) and ":" in model and not model.startswith("dav_ray."):
+        yield _import(f"{key}.args.model", model, reward.python)
+    for name, entry in factors(key, reward):
+        if (factor := as_reward(entry)) and depth < DEEPEST:
+            yield from _of_reward(name, factor, depth + 1)
+
+
+def _environment(key: str, role: Any) -> Iterator[str]:
+    """role: a role, or the keys of one that a reward sets for itself."""
+    for name, value in (("python", role.python), ("pip", ", ".join(role.pip or ())), ("container", role.container)):
+        if value:
+            yield f"runs {show(value)} ({key}.{name})"
+
+
+def _import(key: str, target: str, python: str | None = None) -> str:
+    module = target.partition(":")[0]
+    found = None if python else module_file(module)
+    where = found or (f"where {show(python)} finds it" if python else "not found here")
+    return f"imports {show(target)} from {where} ({key})"

@@ -1,0 +1,245 @@
+"""What can be known to be wrong with rewards before Ray starts, and which code of the user's own a run will import."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dav_ray.config import Reward
+from dav_ray.keys import show
+
+INTERPRETER_TIMEOUT_S = 60.0
+MEASURES = ("kl", "elbo", "kmer_correlation", "reward")  # metrics of these names are not rewards'
+DEEPEST = 8  # products within products
+
+
+def reward_mistakes(key: str, reward: Reward, gradient: bool, address: str) -> Iterator[str]:
+    """key: of this reward in the recipe. address: interpreters are looked for on this machine if it is `local`."""
+    yield from _class_mistakes(key, reward, gradient)
+    yield from _python_mistakes(key, reward, address)
+    yield from _file_mistakes(key, reward)
+    yield from _golden_mistakes(key, reward)
+    yield from _name_mistakes(key, reward)
+
+
+def factors(key: str, reward: Reward) -> Iterator[tuple[str, Any]]:
+    """(key, entry) of the rewards that a `product` is made of; what is no list has none."""
+    held = reward.args.get("rewards") if reward.kind == "product" else None
+    if isinstance(held, list):
+        yield from ((f"{key}.args.rewards[{i}]", entry) for i, entry in enumerate(held))
+
+
+def as_reward(entry: Any) -> Reward | None:
+    """A factor's {kind, args}; None for anything else."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str) or set(entry) - {"kind", "args"}:
+        return None
+    args = entry.get("args") or {}
+    return Reward(kind=entry["kind"], args=args) if isinstance(args, dict) else None
+
+
+def import_class(target: str) -> type:
+    """The class behind a user's `module.path:Name`. Raises ValueError saying why there is none."""
+    module_name, _, name = target.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")) or not name.isidentifier():
+        raise ValueError("allowed: module.path:Name")
+    if os.getcwd() not in sys.path:  # the command, unlike `python -m`, does not put the user's folder there
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+        public = [public for public in vars(module) if not public.startswith("_")]
+        found = getattr(module, name) if hasattr(module, name) else None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's module may raise anything, SystemExit too, and each is theirs to see
+        raise ValueError(
+            f"can't import {module_name} ({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from None
+    if found is None:
+        close = difflib.get_close_matches(name, public, n=1)
+        hint = f"did you mean {close[0]}?" if close else "allowed: module.path:Name"
+        raise ValueError(f"{module_name} has no {name}; {hint}")
+    if not inspect.isclass(found):
+        raise ValueError(f"{name} is no class; allowed: a class whose instances are called with (samples, conditions)")
+    return found
+
+
+def known(name: str, names: Any) -> str:
+    """What an unknown name may have been, and what is allowed."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}allowed: {', '.join(sorted(names))}, or module.path:Name"
+
+
+def _class_mistakes(key: str, reward: Reward, gradient: bool, depth: int = 0) -> Iterator[str]:
+    from dav_ray.rewards.registry import BUILTIN
+
+    if ":" in reward.kind and reward.python is not None:
+        return  # what it imports may be there alone
+    try:
+        if ":" in reward.kind:
+            signature, differentiable = _facts_of_class(import_class(reward.kind))
+        elif reward.kind in BUILTIN:
+            signature, differentiable = _facts_of_source(BUILTIN[reward.kind])
+        else:
+            raise ValueError(f"unknown reward; {known(reward.kind, BUILTIN)}")
+    except ValueError as error:
+        yield f"{key}.kind = {show(reward.kind)}: {error}"
+        return
+    if signature:
+        yield from _argument_mistakes(f"{key}.args", reward, signature)
+    if gradient and not differentiable:
+        rule = "allowed: false, or a reward with `differentiable = True`"
+        yield f"search.gradient = true: {reward.label} has no gradient; {rule}"
+    if reward.kind == "torch_oracle" and isinstance(model := reward.args.get("model"), str):
+        yield from _module_mistakes(f"{key}.args.model", model)
+    for name, entry in factors(key, reward):
+        factor = as_reward(entry)
+        if factor is None:
+            yield f"{name} = {show(entry)}: is no reward; allowed: {{kind, args}}"
+        elif depth == DEEPEST:
+            yield f"{name}: products within products; allowed: at most {DEEPEST}"
+        else:
+            yield from _class_mistakes(name, _in_its_place(factor, reward), gradient, depth + 1)
+
+
+def _in_its_place(factor: Reward, whole: Reward) -> Reward:
+    """A factor lives where the product does."""
+    return factor.model_copy(update={"python": whole.python})
+
+
+def _module_mistakes(key: str, model: str) -> Iterator[str]:
+    try:
+        import_class(model)
+    except ValueError as error:
+        yield f"{key} = {show(model)}: {str(error).replace('(samples, conditions)', 'tensors')}"
+
+
+def _python_mistakes(key: str, reward: Reward, address: str) -> Iterator[str]:
+    if reward.python is None:
+        return
+    python = os.path.expanduser(reward.python)
+    rule = "allowed: the absolute path of an interpreter with the same Python and ray"
+    if key.startswith("evaluate"):
+        yield f"{key}.python = {reward.python}: held-out measures run inside the search workers; allowed: none"
+    elif not os.path.isabs(python):
+        yield f"{key}.python = {show(reward.python)}: is relative; {rule}"
+    elif address == "local" and (mistake := _interpreter_mistake(python)):
+        yield f"{key}.python = {show(reward.python)}: {mistake}; {rule}"
+
+
+def _interpreter_mistake(python: str) -> str | None:
+    """What keeps a program of this machine from being a worker of the Ray that is installed here."""
+    ask = "import sys, importlib.metadata as m; print('Python %d.%d, ray' % sys.version_info[:2], m.version('ray'))"
+    here = f"Python {sys.version_info[0]}.{sys.version_info[1]}, ray {importlib.metadata.version('ray')}"
+    try:
+        done = subprocess.run(
+            [python, "-c", ask], capture_output=True, text=True, errors="replace", timeout=INTERPRETER_TIMEOUT_S
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return f"can't be run ({error})"
+    if done.returncode != 0:
+        return f"has no ray ({(done.stderr.strip().splitlines() or ['no message'])[-1]})"
+    there = done.stdout.strip()
+    return None if there == here else f"has {show(there)}; here is {here}"
+
+
+def _file_mistakes(key: str, reward: Reward, depth: int = 0) -> Iterator[str]:
+    """Files that a built-in reward is to read, where the driver can see none; what one is, as the recipe says."""
+    from dav_ray.rewards.registry import FILES
+
+    for name, entry in factors(key, reward):
+        if (factor := as_reward(entry)) and depth < DEEPEST:
+            yield from _file_mistakes(name, _in_its_place(factor, reward), depth + 1)
+    argument = FILES.get(reward.kind)
+    value = reward.args.get(argument) if argument else None
+    if reward.python is not None or not isinstance(value, str) or value.startswith("shipped:"):
+        return
+    file, what = Path(os.path.expanduser(value)), reward.origin or "a checkpoint"
+    if not os.path.isfile(file):
+        yield f"{key}.args.{argument} = {show(value)}: no such file; allowed: {what}"
+    elif file.suffix != ".safetensors" and not zipfile.is_zipfile(file):
+        yield f"{key}.args.{argument} = {show(value)}: is no checkpoint that torch.save wrote; allowed: {what}"
+
+
+def _golden_mistakes(key: str, reward: Reward) -> Iterator[str]:
+    if reward.golden is None:
+        return
+    if key.startswith("evaluate"):
+        yield f"{key}.golden: held-out measures run inside the search workers; allowed: null"
+        return
+    from dav_ray.rewards.golden import decode
+
+    rule, start = "allowed: golden/NAME.npz of a run", f"{key}.golden = {show(reward.golden)}: "
+    file = Path(os.path.expanduser(reward.golden))
+    try:
+        decode(file.read_bytes() if os.path.isfile(file) or not os.path.exists(file) else b"")
+    except OSError as error:
+        yield f"{start}can't be read ({error.strerror}); {rule}"
+    except ValueError as error:
+        yield f"{start}holds no golden scores ({error}); {rule}"
+
+
+def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
+    if key.startswith("evaluate") and reward.role is not None:
+        yield f"{key}.role: held-out measures run inside the search workers; allowed: null"
+    if key.startswith("evaluate") and reward.label in MEASURES:
+        yield f"{key}.name = {reward.label}: is the name of a measure; allowed: another name"
+
+
+def _facts_of_class(found: type) -> tuple[inspect.Signature | None, bool]:
+    """Constructor's signature, and whether there are gradients. Raises ValueError if it can't be called."""
+    if "__call__" not in dir(found):  # callable() would say that classes are
+        raise ValueError(f"{found.__name__} has no __call__; allowed: a class with __call__(self, samples, conditions)")
+    try:
+        return inspect.signature(found), bool(getattr(found, "differentiable", False))
+    except (TypeError, ValueError):  # a class written in C may have no signature
+        return None, bool(getattr(found, "differentiable", False))
+
+
+def _facts_of_source(target: str) -> tuple[inspect.Signature, bool]:
+    """The same for a built-in reward, read from its source: importing it may cost torch's seconds."""
+    module, _, name = target.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, f"{module} is registered and missing"
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name).body
+    init = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
+    differentiable = any(ast.unparse(node).replace(": bool", "") == "differentiable = True" for node in body)
+    return inspect.Signature(_parameters(init.args) if init else []), differentiable
+
+
+def _parameters(arguments: ast.arguments) -> list[inspect.Parameter]:
+    positional = arguments.args[1:]  # without self
+    required = len(positional) - len(arguments.defaults)
+    return [
+        *(_parameter(a.arg, inspect.Parameter.POSITIONAL_OR_KEYWORD, i >= required) for i, a in enumerate(positional)),
+        *(
+            _parameter(a.arg, inspect.Parameter.KEYWORD_ONLY, default is not None)
+            for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        ),
+    ]
+
+
+def _parameter(name: str, kind: Any, optional: bool) -> inspect.Parameter:
+    return inspect.Parameter(name, kind, default=None if optional else inspect.Parameter.empty)
+
+
+def _argument_mistakes(key: str, reward: Reward, signature: inspect.Signature) -> Iterator[str]:
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [name for name, parameter in signature.parameters.items() if parameter.kind not in open_ended]
+    try:
+        signature.bind(**reward.args)
+    except TypeError as error:
+        rule = ", ".join(names) or "no arguments"
+        yield f"{key} = {show(reward.args)}: {reward.label}: {error}; allowed: {rule}"
