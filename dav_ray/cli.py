@@ -6,6 +6,7 @@ Everything heavy is imported inside the command that needs it: `--help` and mist
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,21 +185,32 @@ def _exit_codes(run_dir: str | None = None) -> Iterator[None]:
     except UserError as error:
         for line in error.lines:
             _complain(line)
-        raise typer.Exit(2) from None
+        raise _leaving(2) from None
     except RunError as error:
         log = f" (log: {_join(run_dir, 'events.jsonl')})" if run_dir else ""
         _complain(f"{error.role}: {error.cause}{log}")
-        raise typer.Exit(1) from None
+        raise _leaving(1) from None
     except OSError as error:
         _complain(f"storage: {type(error).__name__}: {error}")
-        raise typer.Exit(1) from None
+        raise _leaving(1) from None
     except Exception as error:  # the last gate: a user sees a line, never a traceback
         if TRACEBACK in os.environ:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
         _complain(f"unexpected: {type(error).__name__}: {error} ({place}; {TRACEBACK}=1 shows the traceback)")
-        raise typer.Exit(1) from None
+        raise _leaving(1) from None
+
+
+def _leaving(code: int) -> typer.Exit:
+    """What ends the command; where a thread is still inside Ray, the process ends here and now."""
+    from dav_ray.interrupt import entangled
+
+    if entangled():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return typer.Exit(code)
 
 
 def _complain(line: str) -> None:
@@ -215,7 +227,7 @@ def _announce(config: Config) -> None:
 
 def _require_run(run_dir: str, address: str = "local") -> None:
     """Raises UserError if this is no run directory, or the address can't be used."""
-    from dav_ray.keys import show
+    from dav_ray.keys import PATH, show
     from dav_ray.preflight import check_address, read_run_file
 
     check_address(address)
@@ -224,7 +236,7 @@ def _require_run(run_dir: str, address: str = "local") -> None:
     if read_run_file(run_dir, "config.yaml") is None:
         missing = "://" not in run_dir and not os.path.exists(os.path.expanduser(run_dir))
         why = "no such directory" if missing else "is no run directory (it has no config.yaml)"
-        raise UserError(f"{show(run_dir)}: {why}; allowed: the --run-dir of a `dav-ray run`")
+        raise UserError(f"{show(run_dir, PATH)}: {why}; allowed: the --run-dir of a `dav-ray run`")
 
 
 def _require_model(run_dir: str, address: str) -> None:

@@ -1,7 +1,7 @@
 """The run's configuration: every key a user can type, its default and its meaning, in exactly one place.
 
-A frozen, validated record; the sections `search`, `mstep` and `roles` stand beside what they configure. `dav_ray.recipe`
-builds it from YAML and overrides and words the mistakes; `dav_ray.preflight` checks what needs a look at the disk.
+A frozen, validated record; the sections `search`, `mstep` and `roles` stand beside what they configure. `recipe.py`
+builds it from YAML and overrides and words the mistakes; `preflight.py` checks what needs a look at the disk.
 """
 
 from __future__ import annotations

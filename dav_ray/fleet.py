@@ -53,7 +53,7 @@ def await_fleet(fleet: Any, config: Config) -> None:
     """Wait until a replica of each reward is admitted. Raises what keeps one from it."""
     start = time.monotonic()
     limits = {reward.label: config.reward_role(reward).start_timeout_s for reward in config.reward}
-    while missing := _missing(fleet):
+    while missing := _missing(fleet, list(limits)):
         check()
         waited = time.monotonic() - start
         late = [label for label in missing if waited > limits[label]]
@@ -111,10 +111,12 @@ def client_timeout(config: Config) -> float:
     return max(role.start_timeout_s + wait for role, wait in zip(roles, waits, strict=True)) + ANSWER_S
 
 
-def _missing(fleet: Any) -> list[str]:
-    """Labels of rewards that wait for their first replica."""
+def _missing(fleet: Any, labels: list[str]) -> list[str]:
+    """Those of the rewards that wait for their first replica: all where the fleet is not there to tell."""
     try:
         found = ray.get(fleet.missing.remote(), timeout=ANSWER_S)
+    except exceptions.GetTimeoutError:
+        return labels
     except exceptions.RayError as error:
         raise start_failure("reward", "the fleet of rewards", error) from error
     if isinstance(found, DavRayError):

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import types
 from collections.abc import Iterator
 
 from dav_ray.errors import DavRayError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TRAINER_THREAD = "ray-train"
 
 _received: list[int] = []
 _demanded: list[DavRayError] = []
@@ -50,6 +52,11 @@ def interruptible() -> Iterator[None]:
 def interrupted() -> bool:
     """Whether a signal has come: nothing is worth waiting for any more."""
     return bool(_received)
+
+
+def entangled() -> bool:
+    """Whether Ray Train's thread is still inside Ray, whose shutdown is not safe then: the process just ends."""
+    return any(thread.name == TRAINER_THREAD for thread in threading.enumerate())
 
 
 def demand(error: DavRayError) -> None:

@@ -101,11 +101,14 @@ def describe() -> str:
     return "\n".join("  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(3)), row[3]]) for row in rows)
 
 
-def show(value: Any) -> str:
-    """A value as a user would type it, shortened; nothing secret in it."""
+PATH = 255  # letters of a path that are shown: its end is what tells
+
+
+def show(value: Any, most: int = 60) -> str:
+    """A value as a user would type it, in `most` letters; nothing secret in it."""
     text = value if isinstance(value, str) and value.strip() else json.dumps(value, default=str, ensure_ascii=False)
     text = hide(text)  # before it is shortened: a part of a secret would not be found
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:

@@ -11,7 +11,7 @@ from typing import Any
 from dav_ray.config import Config
 from dav_ray.diffusion.condition import Condition
 from dav_ray.errors import UserError
-from dav_ray.keys import show
+from dav_ray.keys import PATH, show
 from dav_ray.parsing import parse_object, tensor_shapes
 from dav_ray.sequences import Alphabet, read_sequences
 
@@ -49,7 +49,7 @@ def masked_mistakes(config: Config, path: str) -> Iterator[str]:
     except ValueError as error:
         yield f"model.alphabet = {show(model.alphabet)}: {error}; allowed: dna, rna, protein, or the letters themselves"
         return
-    key = f"model.path = {show(model.path)}"
+    key = f"model.path = {show(model.path, PATH)}"
     if os.path.isdir(place):
         try:
             stored = read_config(place)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.keys import show
+from dav_ray.keys import PATH, show
 from dav_ray.masked_model import masked_mistakes
 from dav_ray.parsing import parse_object, tensor_shapes
 
@@ -41,9 +41,8 @@ def model_path(path: str) -> str:
     found = [asset for name in ("model_index.json", "config.json") for asset in ASSETS.glob(f"*/{name}")]
     names = sorted(f"{SHIPPED}{asset.parent.name}" for asset in found)
     if path not in names:
-        raise UserError(
-            f"model.path = {show(path)}: no such shipped model; allowed: {', '.join(names) or 'none is installed'}"
-        )
+        known = ", ".join(names) or "none is installed"
+        raise UserError(f"model.path = {show(path, PATH)}: no such shipped model; allowed: {known}")
     return str(ASSETS / path.removeprefix(SHIPPED))
 
 
@@ -59,7 +58,7 @@ def model_mistakes(config: Config) -> Iterator[str]:
         return
     if _is_hub_id(path):
         return
-    key, folder = f"model.path = {show(config.model.path)}", Path(path)
+    key, folder = f"model.path = {show(config.model.path, PATH)}", Path(path)
     if not os.path.exists(folder):
         yield f"{key}: no such folder; allowed: a pipeline folder, a hub id (org/name) or shipped:digits"
         return

@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from dav_ray.config import Config, Reward
-from dav_ray.keys import show
+from dav_ray.keys import PATH, show
 from dav_ray.reward_checks import DEEPEST, as_reward, factors
 
 
@@ -41,7 +41,7 @@ def module_file(module: str) -> str | None:
 
 def _of_reward(key: str, reward: Reward, depth: int = 0) -> Iterator[str]:
     if reward.python:
-        yield f"runs {show(reward.python)} ({key}.python)"
+        yield f"runs {show(reward.python, PATH)} ({key}.python)"
     if reward.role is not None:
         yield from _environment(f"{key}.role", reward.role)
     if ":" in reward.kind:
@@ -58,11 +58,11 @@ def _environment(key: str, role: Any) -> Iterator[str]:
     """role: a role, or the keys of one that a reward sets for itself."""
     for name, value in (("python", role.python), ("pip", ", ".join(role.pip or ())), ("container", role.container)):
         if value:
-            yield f"runs {show(value)} ({key}.{name})"
+            yield f"runs {show(value, PATH)} ({key}.{name})"
 
 
 def _import(key: str, target: str, python: str | None = None) -> str:
     module = target.partition(":")[0]
     found = None if python else module_file(module)
-    where = found or (f"where {show(python)} finds it" if python else "not found here")
+    where = found or (f"where {show(python, PATH)} finds it" if python else "not found here")
     return f"imports {show(target)} from {where} ({key})"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.keys import show
+from dav_ray.keys import PATH, show
 from dav_ray.masked_model import check_weights
 from dav_ray.model_folder import model_mistakes, model_path
 from dav_ray.placement_checks import role_mistakes
@@ -90,7 +90,9 @@ def read_run_file(run_dir: str, name: str) -> str | None:
         return storage.read(name).decode() if storage.exists(name) else None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is no text"
-        raise UserError(f"{show(run_dir)}/{name}: can't be read: {reason}; allowed: what `dav-ray run` wrote") from None
+        raise UserError(
+            f"{show(run_dir, PATH)}/{name}: can't be read: {reason}; allowed: what `dav-ray run` wrote"
+        ) from None
 
 
 def inside_submitted_job() -> bool:
@@ -105,7 +107,7 @@ def _is_uri(run_dir: str) -> bool:
 def _check_local(run_dir: str) -> None:
     path = Path(os.path.expanduser(run_dir))
     if not run_dir.strip() or "\0" in run_dir:
-        raise UserError(f"--run-dir {show(run_dir)}: is no path; allowed: a folder, existing or new")
+        raise UserError(f"--run-dir {show(run_dir, PATH)}: is no path; allowed: a folder, existing or new")
     if inside_submitted_job() and not path.is_absolute():
         raise UserError(
             f"--run-dir {run_dir}: is relative, and a job's working directory is a temporary copy; "
@@ -119,7 +121,7 @@ def _check_local(run_dir: str) -> None:
         raise UserError(f"--run-dir {run_dir}: {nearest} is not writable; allowed: a folder that you may write to")
     longest = os.pathconf(nearest, "PC_NAME_MAX")
     if any(len(os.fsencode(name)) > longest for name in missing):
-        raise UserError(f"--run-dir {show(run_dir)}: a name is too long; allowed: at most {longest} bytes")
+        raise UserError(f"--run-dir {show(run_dir, PATH)}: a name is too long; allowed: at most {longest} bytes")
     if not missing:
         _check_foreign(run_dir, path)
 

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.keys import allowed, field_of, is_key, nearest_key, required_below, show
+from dav_ray.keys import PATH, allowed, field_of, is_key, nearest_key, required_below, show
 from dav_ray.roles import may_change
 from dav_ray.secrets import hide
 from dav_ray.tree import Mistakes, Tree, assign, escaped, parse, resolved
@@ -101,7 +101,7 @@ def _find(recipe: str) -> Path:
         raise UserError(f"recipe {recipe}: is a folder; allowed: a YAML file, or a shipped recipe ({', '.join(names)})")
     close = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    raise UserError(f"recipe {show(recipe)}: no such file; shipped recipes: {', '.join(names)}{hint}")
+    raise UserError(f"recipe {show(recipe, PATH)}: no such file; shipped recipes: {', '.join(names)}{hint}")
 
 
 def _read(path: Path) -> str:
@@ -137,7 +137,7 @@ def _read_prompts(name: str, folder: Path, mistakes: Mistakes) -> list[str]:
     """The lines of a prompts file, looked up beside the recipe and then here."""
     places = [folder / os.path.expanduser(name), Path(os.path.expanduser(name))]
     found = [place for place in places if os.path.isfile(place)]
-    start = f"prompts = {show(name)}: "
+    start = f"prompts = {show(name, PATH)}: "
     if not found:
         mistakes["prompts"] = f"{start}no such file; allowed: {allowed('prompts')}"
         return []

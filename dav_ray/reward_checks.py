@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dav_ray.config import Reward
-from dav_ray.keys import show
+from dav_ray.keys import PATH, show
 
 INTERPRETER_TIMEOUT_S = 60.0
 MEASURES = ("kl", "elbo", "kmer_correlation", "reward")  # metrics of these names are not rewards'
@@ -133,9 +133,9 @@ def _python_mistakes(key: str, reward: Reward, address: str) -> Iterator[str]:
     if key.startswith("evaluate"):
         yield f"{key}.python = {reward.python}: held-out measures run inside the search workers; allowed: none"
     elif not os.path.isabs(python):
-        yield f"{key}.python = {show(reward.python)}: is relative; {rule}"
+        yield f"{key}.python = {show(reward.python, PATH)}: is relative; {rule}"
     elif address == "local" and (mistake := _interpreter_mistake(python)):
-        yield f"{key}.python = {show(reward.python)}: {mistake}; {rule}"
+        yield f"{key}.python = {show(reward.python, PATH)}: {mistake}; {rule}"
 
 
 def _interpreter_mistake(python: str) -> str | None:
@@ -167,9 +167,9 @@ def _file_mistakes(key: str, reward: Reward, depth: int = 0) -> Iterator[str]:
         return
     file, what = Path(os.path.expanduser(value)), reward.origin or "a checkpoint"
     if not os.path.isfile(file):
-        yield f"{key}.args.{argument} = {show(value)}: no such file; allowed: {what}"
+        yield f"{key}.args.{argument} = {show(value, PATH)}: no such file; allowed: {what}"
     elif file.suffix != ".safetensors" and not zipfile.is_zipfile(file):
-        yield f"{key}.args.{argument} = {show(value)}: is no checkpoint that torch.save wrote; allowed: {what}"
+        yield f"{key}.args.{argument} = {show(value, PATH)}: is no checkpoint that torch.save wrote; allowed: {what}"
 
 
 def _golden_mistakes(key: str, reward: Reward) -> Iterator[str]:
@@ -180,7 +180,7 @@ def _golden_mistakes(key: str, reward: Reward) -> Iterator[str]:
         return
     from dav_ray.rewards.golden import decode
 
-    rule, start = "allowed: golden/NAME.npz of a run", f"{key}.golden = {show(reward.golden)}: "
+    rule, start = "allowed: golden/NAME.npz of a run", f"{key}.golden = {show(reward.golden, PATH)}: "
     file = Path(os.path.expanduser(reward.golden))
     try:
         decode(file.read_bytes() if os.path.isfile(file) or not os.path.exists(file) else b"")

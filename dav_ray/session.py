@@ -21,7 +21,7 @@ from dav_ray.doctor.refusal import refuse_misfits
 from dav_ray.errors import RunError, UserError
 from dav_ray.failures import start_failure
 from dav_ray.fleet import FLEET, await_fleet, client_timeout, reward_specs, start_fleet
-from dav_ray.interrupt import check, interrupted
+from dav_ray.interrupt import check, entangled, interrupted
 from dav_ray.lives import Life
 from dav_ray.mstep.mailbox import Mailbox, ask
 from dav_ray.mstep.train import Trainer, TrainSpec
@@ -152,7 +152,7 @@ def connected(address: str, config: Config) -> Iterator[None]:
     try:
         yield
     finally:
-        if not interrupted():
+        if not interrupted() and not entangled():
             ray.shutdown()
 
 

@@ -72,7 +72,7 @@ class Net:
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         env |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         with open(f"{self._files}/node-{machine}.log", "ab") as log:
-            self._nodes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
+            self._nodes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
 
     def close(self) -> None:
         for node in self._nodes:

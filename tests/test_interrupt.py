@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,3 +78,23 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_process_with_a_thread_inside_ray_ends_without_more_ado() -> None:
+    """Ray's shutdown under a thread that is inside it may end the process by a signal, and hide the error."""
+    code = """
+import atexit, threading, time
+from dav_ray import cli, errors, interrupt
+
+atexit.register(print, "Ray's own end")
+if {entangled}:
+    threading.Thread(target=time.sleep, args=(60,), name=interrupt.TRAINER_THREAD, daemon=True).start()
+with cli._exit_codes("runs/a"):
+    raise errors.RunError("storage", "no space left")
+"""
+    for entangled in (True, False):
+        command = [sys.executable, "-c", code.format(entangled=entangled)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+        assert "dav-ray: storage: no space left" in done.stderr
+        assert done.returncode == 1
+        assert ("Ray's own end" in done.stdout) != entangled

@@ -17,7 +17,11 @@ from dav_ray.manifest import ManifestStore
 from dav_ray.sequences import Alphabet, read_sequences
 from dav_ray.storage import open_storage
 
-RUN = "model: {{path: a/b, kind: {kind}}}\nprompts: ['']\nreward: {{kind: brightness}}\n"
+RUN = {
+    "diffusers": "model: {path: a/b}\nprompts: ['']\nreward: {kind: brightness}\n",
+    "masked": "model: {kind: masked, path: 'shipped:dna'}\nreward: {kind: gc_content}\n"
+    "mstep: {lora: {targets: [convs]}}\n",
+}
 
 
 def png() -> bytes:
@@ -46,7 +50,7 @@ def drawn(kind: str) -> pa.Table:
 def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A finished run of this kind in ./run."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.yaml").write_text(RUN.format(kind=request.param))
+    (tmp_path / "run/config.yaml").write_text(RUN[request.param])
     ManifestStore(open_storage(str(tmp_path / "run"))).open("0" * 64, {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -353,7 +353,7 @@ with connected("local", load("mine.yaml").config):
 
 @pytest.mark.slow
 def test_the_embedded_dashboard_listens_on_loopback(folder: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "200"}
     done = subprocess.run([sys.executable, "-c", LISTEN], capture_output=True, text=True, env=env, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("URL", "BOUND")))

@@ -392,7 +392,8 @@ def test_a_run_whose_disk_fails_goes_on_once_it_is_mended(folder: Path, disk: Di
     process = start(folder, *words)
     wait_for(run, "chunk_committed", 2, process)
     disk.fill() if fault == "full" else disk.remount("ro")
-    output = finish(process, 1, 300)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode in (1, 2), output  # 2 where it is a node's first look at the run directory that fails
     lines = [line for line in output.splitlines() if line.startswith("dav-ray: ")]
     assert len(lines) == 1 and reason in lines[0] and str(run) in lines[0] and "Traceback" not in output
     disk.free() if fault == "full" else disk.remount("rw")

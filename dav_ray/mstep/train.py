@@ -18,6 +18,7 @@ from ray import exceptions
 
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
+from dav_ray.interrupt import TRAINER_THREAD
 from dav_ray.mstep.mailbox import Job, Place, Share, ask
 from dav_ray.placement import demand, runtime_env
 from dav_ray.storage import Storage, open_storage
@@ -46,7 +47,7 @@ class Trainer:
     def __init__(self, spec: TrainSpec, storage_path: str) -> None:
         self.failure: str | None = None
         self._spec, self._storage_path = spec, storage_path
-        self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        self._thread = threading.Thread(target=self._fit, name=TRAINER_THREAD, daemon=True)
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:

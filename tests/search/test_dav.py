@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from dav_ray.diffusion.base import Room
 from dav_ray.noise import KeyedNoise
 from dav_ray.problems.base import BulkNoise, scorer
 from dav_ray.problems.gaussian import Bowl, HalfSpace, Linear, LinearGaussian
@@ -393,3 +394,13 @@ def test_no_search_weighs_for_the_current_anchor_alone() -> None:
     assert found[0].log_weight is not None and torch.equal(found[0].log_weight, found[0].reward / ALPHA)
     assert found[1].log_weight is None
     assert found[0].cost == Cost(network=30, reward=6)
+
+
+def test_gradients_in_pieces_are_those_of_all_states_at_once() -> None:
+    """As they are taken once memory ran out; the reward is asked piece by piece too."""
+    toy = LinearGaussian().shifted(0.8)
+    toy.rooms = (Room(2, halved=True),)
+    whole, pieces = search(gradient=True), search(gradient=True, toy=toy)
+    torch.testing.assert_close(pieces.states, whole.states)
+    torch.testing.assert_close(pieces.log_weight, whole.log_weight)
+    assert pieces.cost == whole.cost
