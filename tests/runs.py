@@ -52,7 +52,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], code: int, timeout_s: float = 240) -> str:
+def finish(process: subprocess.Popen[str], code: int, timeout_s: float = 480) -> str:
     output, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == code, output
     return output

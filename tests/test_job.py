@@ -107,7 +107,7 @@ def upload(folder: Path, **changes: Any) -> Path:
 
 
 def job(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([RAY, "job", *words], env=env, capture_output=True, text=True, timeout=240)
+    return subprocess.run([RAY, "job", *words], env=env, capture_output=True, text=True, timeout=480)
 
 
 def submit(env: dict[str, str], folder: Path, *words: str, options: Sequence[str] = ()) -> str:

@@ -132,6 +132,7 @@ class Slow(JpegCompressibility):
 """
 
 
+@pytest.mark.slow  # by default jobs/chaos.py's short lane kills one
 def test_a_killed_search_worker_costs_time_not_results(folder: Path, whole: Path) -> None:
     (folder / "own_rewards.py").write_text(REWARDS)
     process = start(folder, str(recipe(folder)), "reward.kind=own_rewards:Slow", "--run-dir", "killed")
