@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 ROLES = ("search", "reward", "train", "node", "driver", "head")
 PHASES = ("search", "commit", "training", "checkpoint", "publish", "report")
@@ -87,7 +87,7 @@ def aim(number: int, attempt: int, seed: int, domain: str, role: str, phase: str
 
 def again(fault: Fault, seed: int) -> Fault:
     """The same fault at another moment, after it missed its phase."""
-    return replace(aim(fault.number, fault.attempt + 1, seed, fault.domain, fault.role, fault.phase))
+    return aim(fault.number, fault.attempt + 1, seed, fault.domain, fault.role, fault.phase)
 
 
 def _write(name: str, pattern: str, *, last: bool = False) -> tuple[Moment, ...]:

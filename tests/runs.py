@@ -39,10 +39,7 @@ def recipe(folder: Path, **changes: Any) -> Path:
             "train": {"replicas": 2, "cpus": 0.2},
         },
     }
-    settings.update(changes)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    return _written(folder, {**settings, **changes})
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -87,17 +84,9 @@ def weights(run_dir: Path, version: int) -> bytes:
 
 def masked_recipe(folder: Path, **changes: Any) -> Path:
     """A recipe over a masked model with random weights, which loads faster: 3 chunks of 4 trajectories a round."""
-    import torch
-
-    from dav_ray.diffusion.dilated_cnn import DilatedCNN
-    from dav_ray.diffusion.masked_files import Settings, write
-    from dav_ray.sequences import Alphabet
-
-    torch.manual_seed(0)
-    write(folder / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), 24, 0, False))
     settings: dict[str, Any] = {
         "rounds": 2,
-        "model": {"kind": "masked", "path": str(folder / "model")},
+        "model": {"kind": "masked", "path": masked_model(folder)},
         "reward": {"kind": "gc_content"},
         "search": {"candidates": 2, "alpha": 0.02, "steps": 4, "trajectories": 12, "chunk": 4},
         "mstep": {"learning_rate": 0.01, "batch_size": 16, "lora": {"targets": ["convs"]}},
@@ -108,7 +97,23 @@ def masked_recipe(folder: Path, **changes: Any) -> Path:
             "train": {"replicas": 1, "cpus": 0.2},
         },
     }
-    settings.update(changes)
+    return _written(folder, {**settings, **changes})
+
+
+def masked_model(folder: Path) -> str:
+    """The folder of a masked model of 24 letters with random weights."""
+    import torch
+
+    from dav_ray.diffusion.dilated_cnn import DilatedCNN
+    from dav_ray.diffusion.masked_files import Settings, write
+    from dav_ray.sequences import Alphabet
+
+    torch.manual_seed(0)
+    write(folder / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), 24, 0, False))
+    return str(folder / "model")
+
+
+def _written(folder: Path, settings: dict[str, Any]) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path

@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
-from dav_ray.diffusion.dilated_cnn import DilatedCNN
-from dav_ray.diffusion.masked_files import Settings, write
-from dav_ray.sequences import Alphabet
-from tests.runs import events, finish, shards, start, wait_for
+from tests.runs import events, finish, masked_model, shards, start, wait_for
 from tests.test_run import _descends_from
 
 OWN = """
@@ -39,12 +35,10 @@ ADAPTERS = "policy/v0001/adapters.safetensors"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("hung")
-    torch.manual_seed(0)
-    write(place / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), 24, 0, False))
     (place / "own_rewards.py").write_text(OWN)
     settings: dict[str, Any] = {
         "rounds": 1,
-        "model": {"kind": "masked", "path": str(place / "model")},
+        "model": {"kind": "masked", "path": masked_model(place)},
         "prompts": ["", "fixed=3:TATA"],
         "reward": {"kind": "own_rewards:Slow", "args": {"seconds": 1.0}},
         "search": {"candidates": 2, "alpha": 0.02, "steps": 3, "trajectories": 12, "chunk": 1},

@@ -18,15 +18,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from dav_ray.diffusion.dilated_cnn import DilatedCNN
-from dav_ray.diffusion.masked_files import Settings, write
 from dav_ray.errors import DataError, RewardError
 from dav_ray.quarantine import MOST_BYTES, Scene, evidence_path, keep, look_again
 from dav_ray.rewards.base import Asked, Scored, Scorer, evaluate, local_scorer
-from dav_ray.sequences import Alphabet
 from dav_ray.storage import Storage
 from dav_ray.types import Chunk, EvaluationChunk
-from tests.runs import events, finish, shards, start
+from tests.runs import events, finish, masked_model, shards, start
 
 CHUNK = Chunk(7, 3, 12, 2, (24, 25, 26), ("a", "b", "ü"))
 SCENE = Scene("search-0-1", "f00", 4711, "Traceback: ...", {"dav_ray": "1"})
@@ -179,13 +176,11 @@ class Fickle:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe of 4 chunks a round. Of the prompts one is the known sample's, in the last chunk of the first round."""
     place = tmp_path_factory.mktemp("quarantine")
-    torch.manual_seed(0)
-    write(place / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), 24, 0, False))
     (place / "own_rewards.py").write_text(OWN)
     prompts = [f"fixed=3:{text}" for text in ("A", "C", "G", "T", "AA", "CC", "GG", "TT", "AAA", "CCC", "GATTACA", "T")]
     settings: dict[str, Any] = {
         "rounds": 1,
-        "model": {"kind": "masked", "path": str(place / "model")},
+        "model": {"kind": "masked", "path": masked_model(place)},
         "prompts": prompts,
         "reward": {"kind": "own_rewards:Fickle"},
         "search": {"candidates": 2, "alpha": 0.02, "steps": 3, "trajectories": 12, "chunk": 3},
