@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import ray
 from ray import exceptions
 
+from dav_ray import ray_data
 from dav_ray.accepted import Accepted, fit_weights
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
@@ -39,7 +38,13 @@ class Fits:
         self._restarts = 0  # of ranks, since the last policy
         self._ended = False  # whether the ranks were ended in this round, as they hung
         self._looked = time.monotonic()
-        self.busy_s = 0.0  # in optimizer steps so far, on rank 0, of rounds that were waited for
+        self._worked_s = 0.0  # in optimizer steps, on rank 0, of rounds that were waited for
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that rank 0 has worked so far; it is taken to have worked since it was given a round, until that
+        round's policy tells."""
+        return self._worked_s + (0.0 if self._since is None else time.monotonic() - self._since)
 
     @property
     def streams(self) -> bool:
@@ -87,7 +92,8 @@ class Fits:
         if self._config.roles.train.lifetime == "round":
             self._actors.end_trainer(self._log)
             self._places.clear()
-        self.busy_s += result["util/train"] * result["time/mstep_s"]
+        self._worked_s += result["util/train"] * result["time/mstep_s"]
+        self._since = None
         return result
 
     def check_trainer(self) -> dict[str, float] | None:
@@ -158,20 +164,14 @@ class Fits:
         rows = sum(len(c.trajectories) for c in chunks)
         edges = tuple(round(i * rows / world) for i in range(world + 1))
         try:
-            datasets = _datasets([c.table for c in chunks], edges)
+            datasets = ray_data.cut([c.table for c in chunks], edges)
         except exceptions.RayError as error:
             # the node that held them is gone: the shards are the record
             cause = type(error).__name__
             self._log.event("tables_lost", round=self._round, group=number, cause=cause)
             again = {found.index: found.table for found in self._reload(self._round)}
-            datasets = _datasets([again[c.index] for c in chunks], edges)
+            datasets = ray_data.cut([again[c.index] for c in chunks], edges)
         mine = {n: weights[n] for c in chunks for n in c.trajectories}
         group = Group(datasets, tuple(c.shard for c in chunks), edges, mine)
         ask("driver", "to post a group", self._actors.mailbox.post_group.remote(number, group))
         self._posted.add(number)
-
-
-def _datasets(tables: Sequence[Any], edges: Sequence[int]) -> list[Any]:
-    """One Ray dataset per rank: the rows edges[r] to edges[r + 1] - 1 of the tables (references), in order."""
-    whole: Any = ray.data.from_arrow_refs(list(tables))
-    return whole.split_at_indices(list(edges[1:-1])) if len(edges) > 2 else [whole.materialize()]

@@ -243,13 +243,10 @@ class Rounds:
         raise RunError("search", f"tables of the evaluation of round {round} were lost {ATTEMPTS} times")
 
     def _round_times(self) -> dict[str, float]:
-        """How long the round took since the one before ended, and which share of it search workers and ranks worked.
-
-        A fit that began in the round before counts where its policy came.
-        """
+        """How long the round took since the one before ended, and which share of it search workers and ranks worked."""
         now, worked = time.monotonic(), self._worked()
         seconds = now - self._round_start
-        search, train = (after - before for before, after in zip(self._busy_before, worked, strict=True))
+        search, train = (max(0.0, after - before) for before, after in zip(self._busy_before, worked, strict=True))
         self._round_start, self._busy_before = now, worked
         return {
             "time/round_s": seconds,

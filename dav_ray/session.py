@@ -15,7 +15,7 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dav_ray import secrets
+from dav_ray import ray_data, secrets
 from dav_ray.config import Config
 from dav_ray.doctor.refusal import refuse_misfits
 from dav_ray.errors import RunError, UserError
@@ -147,8 +147,8 @@ def connected(address: str, config: Config) -> Iterator[None]:
         raise UserError(
             f"--address {address}: {str(error).splitlines()[0]}; allowed: auto, local or HOST:PORT"
         ) from error
-    _quiet_data()
-    _keep_data_actors_here()
+    ray_data.prepare()
+    ray_data.keep_actors_here()
     try:
         yield
     finally:
@@ -242,22 +242,3 @@ def _await_ready(
 def _died(error: exceptions.RayError) -> bool:
     """Whether an actor is gone for no reason of its own."""
     return isinstance(error, exceptions.RayActorError) and not error.actor_init_failed
-
-
-def _quiet_data() -> None:
-    from ray.data import DataContext
-
-    DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _keep_data_actors_here() -> None:
-    """Ray Data has two actors that outlive a run, on the node of whoever asks for them first. That is to be the
-    driver's: a rank's node would never be idle again, and never given back."""
-    with contextlib.suppress(ImportError):  # Ray's own names, which may move
-        from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
-        from ray.data._internal.stats import get_or_create_stats_actor
-
-        get_or_create_stats_actor()
-        default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()

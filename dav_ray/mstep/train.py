@@ -194,16 +194,16 @@ class Learner:
 
 def _groups(mailbox: Any, storage: Storage, job: Job, rank: int) -> Iterator[Any]:
     """This rank's rows of each group, in order, as the driver posts them."""
-    from dav_ray import buffer
+    from dav_ray import buffer, ray_data
 
+    ray_data.prepare()
     for number in range(job.groups):
         while (share := ask("train", "a group", mailbox.group.remote(job.round, number, rank))) is None:
             time.sleep(POLL_S)
         if share == "stop":
             raise Stopped
         try:
-            # not iter_batches: Ray keeps what it measures of every dataset that is iterated over, for ever
-            table = buffer.concat(ray.get(share.dataset.to_arrow_refs(), timeout=FETCH_S))
+            table = buffer.concat(ray_data.read(share.dataset, FETCH_S))
         except exceptions.RayError as error:  # the node that held it is gone: the shards are the record
             told = mailbox.lose.remote(rank, job.round, number, type(error).__name__)
             ask("train", "a dataset was lost", told)
