@@ -152,8 +152,7 @@ class Dispatcher:
         try:
             answer = self._answer(entry, ref)
         except _Lost as lost:
-            memory = isinstance(lost.cause, exceptions.OutOfMemoryError)
-            self._lose(entry, lost)
+            memory = self._lose(entry, lost)
             leave = functools.partial(schedule.lost, counts=not memory)
             self._return(leave, entry, "requeued", f"its workers died, the last one of {lost}")
             return
@@ -178,14 +177,13 @@ class Dispatcher:
         self._workers.answered(entry.worker, entry.item.name, answer)
         return answer
 
-    def _lose(self, entry: _Running, lost: _Lost) -> None:
+    def _lose(self, entry: _Running, lost: _Lost) -> bool:
+        """Whether the worker died for want of memory: it is to take less then."""
         self._log.event("worker_lost", worker=entry.worker, item=entry.item.name, cause=str(lost))
-        if isinstance(lost.cause, exceptions.OutOfMemoryError):
-            self._workers.halve(entry.worker, str(lost))
         if isinstance(lost.cause, DeviceError):
             self._workers.restart(entry.worker)
-        else:
-            self._workers.lost(entry.worker)
+            return False
+        return self._workers.lost(entry.worker)
 
     def _hang(self, entry: _Running) -> None:
         seconds = round(time.monotonic() - entry.since, 1)

@@ -13,16 +13,18 @@ COUNTERS = Path("/proc/vmstat")
 
 @dataclass(frozen=True)
 class Life:
-    """memory_kills: how many processes of its node the kernel has ended for want of memory, when this was told."""
+    """node, worker: Ray's ids, of the worker's process; memory_kills: how many processes of its node the kernel has
+    ended for want of memory, when this was told."""
 
     id: str
-    node: str  # Ray's id
+    node: str
     pid: int
+    worker: str
     memory_kills: int = 0
 
     @classmethod
-    def begin(cls, node: str) -> Life:
-        return cls(uuid.uuid4().hex, node, os.getpid(), memory_kills())
+    def begin(cls, node: str, worker: str) -> Life:
+        return cls(uuid.uuid4().hex, node, os.getpid(), worker, memory_kills())
 
     def now(self) -> Life:
         return replace(self, memory_kills=memory_kills())

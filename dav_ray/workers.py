@@ -14,7 +14,8 @@ from typing import Any
 
 import ray
 from ray import exceptions
-from ray._private.state import actors as actor_table
+from ray._private import state
+from ray.core.generated import common_pb2, gcs_pb2
 
 from dav_ray.errors import RunError
 from dav_ray.failures import start_failure
@@ -56,8 +57,8 @@ class Workers:
 
     def expect(self, names: Iterable[str], lives: Mapping[str, Life]) -> None:
         """The workers were started; these names have not answered yet, the others did, in these lives."""
-        for state in (self.away, self._halvings, self._bad_starts):
-            state.clear()
+        for held in (self.away, self._halvings, self._bad_starts):
+            held.clear()
         self._lives = dict(lives)
         for name in names:
             self._ask(name, time.monotonic(), new=True)
@@ -80,9 +81,14 @@ class Workers:
         for event, fields in answer.events:
             self._log.event(event, worker=name, item=item, **fields)
 
-    def lost(self, name: str) -> None:
-        """Its life has ended; Ray starts it again."""
+    def lost(self, name: str) -> bool:
+        """Its life has ended; Ray starts it again. Whether Ray ended it for want of memory."""
         self._ask(name, time.monotonic())
+        life = self._lives.get(name)
+        if life is None or not _starved(life):
+            return False
+        self.halve(name, "Ray ended it, as its node was running out of memory")
+        return True
 
     def restart(self, name: str) -> None:
         """End its life; Ray starts it again, where nothing drains. A process that is stopped goes too, in some 5 s."""
@@ -177,4 +183,12 @@ class Workers:
 
 def _state(actor: Any) -> str:
     """What Ray says of an actor: PENDING_CREATION, ALIVE, RESTARTING or DEAD (for good)."""
-    return actor_table(actor._ray_actor_id.hex()).get("State", "")
+    return state.actors(actor._ray_actor_id.hex()).get("State", "")
+
+
+def _starved(life: Life) -> bool:
+    """Whether Ray's memory monitor ended it: the error that the caller of an actor sees does not tell."""
+    told = state.state._connect_and_get_accessor().get_worker_info(ray.WorkerID(bytes.fromhex(life.worker)))
+    table: Any = gcs_pb2  # generated: not seen by type checkers
+    reasons: Any = common_pb2
+    return bool(told) and table.WorkerTableData.FromString(told).exit_type == reasons.NODE_OUT_OF_MEMORY

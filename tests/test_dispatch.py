@@ -40,7 +40,8 @@ class Sleeper:
     def __init__(self, name: str, pace: float, born: float = 0.0) -> None:
         time.sleep(born)
         self.name, self.pace = name, pace
-        self.life = Life.begin(ray.get_runtime_context().get_node_id())
+        here = ray.get_runtime_context()
+        self.life = Life.begin(here.get_node_id(), here.get_worker_id())
 
     def ready(self, run_dir: str) -> Life:
         return self.life

@@ -42,7 +42,8 @@ class Placed:
 
     def __init__(self, pace: float) -> None:
         self.pace = pace
-        self.life = Life.begin(ray.get_runtime_context().get_node_id())
+        here = ray.get_runtime_context()
+        self.life = Life.begin(here.get_node_id(), here.get_worker_id())
 
     def ready(self, run_dir: str) -> Life:
         return self.life

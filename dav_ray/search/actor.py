@@ -68,7 +68,8 @@ class SearchActor:
 
         quiet()
         learn(spec.secrets)
-        self._life = Life.begin(ray.get_runtime_context().get_node_id())
+        here = ray.get_runtime_context()
+        self._life = Life.begin(here.get_node_id(), here.get_worker_id())
         self._halvings = 0
         torch.set_num_threads(spec.config.roles.search.threads)
         config = spec.config
