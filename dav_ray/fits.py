@@ -40,11 +40,13 @@ class Fits:
         self._looked = time.monotonic()
         self._worked_s = 0.0  # in optimizer steps, on rank 0, of rounds that were waited for
 
-    @property
     def busy_s(self) -> float:
-        """Seconds that rank 0 has worked so far; it is taken to have worked since it was given a round, until that
-        round's policy tells."""
-        return self._worked_s + (0.0 if self._since is None else time.monotonic() - self._since)
+        """Seconds that rank 0 has worked so far; until a round's policy tells, it is taken to have worked since it was
+        given that round."""
+        if self._since is None:
+            return self._worked_s
+        result = ask("driver", "the new policy", self._actors.mailbox.result.remote(self._round))
+        return self._worked_s + (_worked(result) if isinstance(result, dict) else time.monotonic() - self._since)
 
     @property
     def streams(self) -> bool:
@@ -92,7 +94,7 @@ class Fits:
         if self._config.roles.train.lifetime == "round":
             self._actors.end_trainer(self._log)
             self._places.clear()
-        self._worked_s += result["util/train"] * result["time/mstep_s"]
+        self._worked_s += _worked(result)
         self._since = None
         return result
 
@@ -175,3 +177,7 @@ class Fits:
         group = Group(datasets, tuple(c.shard for c in chunks), edges, mine)
         ask("driver", "to post a group", self._actors.mailbox.post_group.remote(number, group))
         self._posted.add(number)
+
+
+def _worked(result: Mapping[str, float]) -> float:
+    return result["util/train"] * result["time/mstep_s"]

@@ -284,7 +284,7 @@ class Rounds:
 
     def _worked(self) -> tuple[float, float]:
         """Seconds that search workers, all together, and ranks, each, have worked so far."""
-        return self._dispatcher.busy_s, self._fits.busy_s
+        return self._dispatcher.busy_s, self._fits.busy_s()
 
 
 def _evaluation_path(round: int) -> str:

@@ -123,6 +123,7 @@ def submit(env: dict[str, str], folder: Path, *words: str, options: Sequence[str
     return f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
 def test_a_submitted_job_aligns(cluster: dict[str, str], tmp_path: Path) -> None:
     folder = upload(tmp_path)
     refused = submit(cluster, folder, "tiny.yaml", "--run-dir", "relative")

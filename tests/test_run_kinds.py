@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.runs import finish, recipe, shards, start, weights
+from tests.runs import finish, masked_recipe, recipe, shards, start, weights
 from tests.tiny import save_tiny
 
 SMALL = ("roles.search.replicas=1", "roles.train.replicas=1")  # starts in half the time
@@ -31,17 +31,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_a_nan_reward_ends_the_run_and_names_itself(folder: Path) -> None:
-    (folder / "own_rewards.py").write_text(NAN)
-    process = start(folder, str(recipe(folder)), "reward.kind=own_rewards:Nan", *SMALL, "--run-dir", "nan")
+def test_a_nan_reward_ends_the_run_and_names_itself(tmp_path: Path) -> None:
+    (tmp_path / "own_rewards.py").write_text(NAN)
+    process = start(tmp_path, str(masked_recipe(tmp_path)), "reward.kind=own_rewards:Nan", "--run-dir", "nan")
     output = finish(process, 1)
     (line,) = [line for line in output.splitlines() if line.startswith("dav-ray: ")]
     assert "Nan" in line and "nan" in line and "chunk" in line
-    (kept,) = (folder / "nan/quarantine").glob("*.json")
+    (kept,) = (tmp_path / "nan/quarantine").glob("*.json")
     assert f"evidence: quarantine/{kept.name}" in line and kept.with_suffix(".npz").exists()
-    assert json.loads((folder / "nan/manifest.json").read_text())["shards"] == []
+    assert json.loads((tmp_path / "nan/manifest.json").read_text())["shards"] == []
 
 
+@pytest.mark.slow  # by default jobs/chaos.py's short lane streams
 def test_streaming_into_the_trainer_changes_no_bit(folder: Path) -> None:
     """With a search whose particles share a chunk: each prompt's trajectories carry its own log Z_hat."""
     groups, smc = str(recipe(folder, rounds=1)), ("search.kind=smc", "search.particles=2", "mstep.group=1")
@@ -55,6 +56,7 @@ def test_streaming_into_the_trainer_changes_no_bit(folder: Path) -> None:
     assert len(pairs) == len({pair[:2] for pair in pairs}) == 4
 
 
+@pytest.mark.slow
 def test_gradients_full_weights_and_trajectory_weights(folder: Path) -> None:
     """What the other runs leave out, in one: the tilt through a remote reward, an anchor that needs the reference."""
     import dav_ray

@@ -103,6 +103,7 @@ def test_the_report_shows_logos_and_designs(folder: Path) -> None:
     assert len(best) == LENGTH and page.count("<pre") + page.count("<code") + page.count("<td") > 20
 
 
+@pytest.mark.slow
 def test_rounds_go_on_from_the_last_one_whoever_searches(folder: Path) -> None:
     """Two rounds of refine: rewards rise, the second costs less. Taken back to the end of the first, with another
     number of workers, the run ends in the same shards."""
