@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +24,19 @@ class Chunk:
     @property
     def name(self) -> str:
         return f"{self.index} of round {self.round}"
+
+    def parts(self, num: int, *, together: bool) -> list[Chunk]:
+        """The chunk cut into at most `num` of nearly equal size; together: never between trajectories of one condition
+        that stand side by side."""
+        size = len(self.conditions)
+        edges = {round(i * size / num) for i in range(num + 1)}
+        if together:
+            edges = {e for e in edges if e in (0, size) or self.conditions[e - 1] != self.conditions[e]}
+        ends = sorted(edges)
+        return [
+            replace(self, trajectories=self.trajectories[a:b], conditions=self.conditions[a:b])
+            for a, b in zip(ends, ends[1:], strict=False)
+        ]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -110,9 +111,14 @@ class Scorer:
     def __init__(self, names: Sequence[str], weights: Sequence[float], call: Call, chunk: str = "") -> None:
         self._names, self._weights, self._call, self._chunk = tuple(names), tuple(weights), call, chunk
 
-    def of(self, chunk: str) -> Scorer:
-        """The same rewards; errors name this chunk."""
-        return Scorer(self._names, self._weights, self._call, chunk)
+    def of(self, chunk: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext) -> Scorer:
+        """The same rewards; errors name this chunk, answers are awaited in the context `waiting`."""
+
+        def call(samples: np.ndarray, conditions: Sequence[str], grad: bool) -> list[Scored]:
+            with waiting():
+                return self._call(samples, conditions, grad)
+
+        return Scorer(self._names, self._weights, call, chunk)
 
     def score(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
         return self._sum(samples, conditions, grad=False)[0]

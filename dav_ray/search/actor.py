@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray import exceptions
@@ -15,6 +15,9 @@ from dav_ray.config import Config
 from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
 from dav_ray.lives import Answer, Life
 from dav_ray.types import Chunk, Cost, EvaluationChunk, Trajectories
+
+if TYPE_CHECKING:
+    from dav_ray.search.parts import Turns
 
 Found = TypeVar("Found")
 Events = tuple[tuple[str, dict[str, Any]], ...]
@@ -212,11 +215,18 @@ class SearchActor:
         return measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
 
     def _find(self, chunk: Chunk) -> Trajectories:
+        from dav_ray.search.parts import in_turns, join
+
+        search = self._spec.config.search
+        parts = chunk.parts(search.parts, together=search.kind == "smc")
+        return join(in_turns(self._diffusion, parts, self._find_part))
+
+    def _find_part(self, chunk: Chunk, turns: Turns) -> Trajectories:
         from dav_ray.noise import KeyedNoise
         from dav_ray.search.refine import Refine
 
         noise = KeyedNoise(chunk.seed, chunk.round, chunk.trajectories)
-        scorer = self._scorer.of(chunk.name)
+        scorer = self._scorer.of(chunk.name, turns.waiting)
         if isinstance(self._search, Refine):
             starts = self._last_round.starts(chunk, self._device)
             return self._search(self._diffusion, scorer, chunk.conditions, noise, starts)

@@ -81,6 +81,11 @@ class Search(Section):
         description="refine: go on from the last round's samples of the same prompt, each trajectory from one of them "
         "(own) or drawn by softmax(r / alpha) (resampled); off = every round starts afresh",
     )
+    parts: int = Field(
+        default=1,
+        ge=1,
+        description="parts of a chunk that are searched by turns: while one waits for its rewards, another computes",
+    )
     micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
     decode_batch: int = Field(default=128, ge=1, description="largest number of states decoded to images at once")
 
