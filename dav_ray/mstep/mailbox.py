@@ -6,6 +6,7 @@ which the search workers fetch from here. Nobody waits inside a call: an answer 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +72,15 @@ class Share:
 
 
 class Mailbox:
-    """keep: policies that it holds for the search workers, the newest ones."""
+    """keep: policies that it holds for the search workers, the newest ones; hold: gives the reference to a policy's
+    weights, so that a node fetches them once for all of its workers."""
 
-    def __init__(self, keep: int = 1) -> None:
-        self._keep = keep
+    def __init__(self, keep: int = 1, hold: Callable[[Any], Any] = ray.put) -> None:
+        self._keep, self._hold = keep, hold
         self._job: Job | None = None
         self._groups: dict[int, Group] = {}
         self._result: dict[str, float] | None = None
-        self._weights: dict[int, Any] = {}  # by version
+        self._weights: dict[int, Any] = {}  # references by version
         self._failure: DavRayError | None = None
         self._troubles: list[str] = []  # what ranks raised since the last result
         self._places: dict[int, Place] = {}  # rank -> where it last asked from
@@ -122,7 +124,7 @@ class Mailbox:
     async def hand_in(self, round: int, metrics: dict[str, float], version: int, weights: Any) -> None:
         if self._job is not None and self._job.round == round:
             self._result, self._troubles = metrics, []
-            newest = sorted({**self._weights, version: weights}.items())[-self._keep :]
+            newest = sorted({**self._weights, version: self._hold(weights)}.items())[-self._keep :]
             self._weights = dict(newest)
 
     async def fail(self, error: DavRayError) -> None:
@@ -146,8 +148,9 @@ class Mailbox:
         """The trainer's ranks that have come up so far."""
         return self._places
 
-    async def weights(self, version: int) -> Any:
-        return self._weights.get(version)
+    async def weights(self, version: int) -> list[Any]:
+        """The reference to a policy's weights; none where it is not held."""
+        return [self._weights[version]] if version in self._weights else []
 
     async def stop(self) -> None:
         """End the ranks, each when it asks next."""

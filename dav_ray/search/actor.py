@@ -247,7 +247,8 @@ class SearchActor:
     def _posted(self, version: int) -> Any:
         try:
             mailbox = ray.get_actor(self._spec.mailbox, namespace=self._spec.namespace)
-            return ray.get(mailbox.weights.remote(version), timeout=60)
+            held = ray.get(mailbox.weights.remote(version), timeout=60)
+            return ray.get(held[0], timeout=60) if held else None
         except (ValueError, exceptions.RayError):
             return None  # the mailbox is rebuilt or gone: storage has every version
 

@@ -62,8 +62,8 @@ class Abandoned(Exception):
 
 
 def in_turns(diffusion: Diffusion, parts: Sequence[Part], work: Callable[[Part, Turns], Found]) -> list[Found]:
-    """work(part, turns) for every part, each in a thread of its own, which computes unless it says that it waits. Raises
-    what the first part raised that failed by itself."""
+    """work(part, turns) for every part, each in a thread of its own, which computes unless it says that it waits.
+    Raises what the first part raised that failed by itself."""
     turns = Turns(diffusion)
 
     def one(part: Part) -> Found:

@@ -16,8 +16,8 @@ from dav_ray.noise import KeyedNoise
 from dav_ray.problems.gaussian import Bowl, LinearGaussian
 from dav_ray.rewards.base import Scored, Scorer, evaluate
 from dav_ray.search.dav import Dav
-from dav_ray.search.smc import Smc
 from dav_ray.search.parts import Turns, in_turns, join
+from dav_ray.search.smc import Smc
 from dav_ray.types import Chunk, Cost, Trajectories
 
 CONDITIONS = ("0.3", "0.3", "-0.5", "0.3", "1.0", "1.0", "0.0")

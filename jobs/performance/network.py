@@ -1,0 +1,41 @@
+"""The bare network, called with states of the right shape: what no search and no training can be faster than."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from performance.workloads import Workload
+
+
+def forward(work: Workload, size: int) -> Callable[[], Tensor]:
+    """One evaluation of `size` states: guidance as two passes in one batch."""
+    policy = work.diffusion.trainable()
+    if work.config.model.kind == "masked":
+        tokens = torch.randint(0, 5, (size, work.diffusion.length), device=work.device)  # type: ignore[attr-defined]
+        return lambda: policy(tokens, torch.zeros(size, device=work.device), None)
+    passes = 2 if work.config.search.guidance_scale > 1 else 1
+    unet = policy.config
+    dtype = policy.dtype
+    x = torch.randn(passes * size, unet.in_channels, unet.sample_size, unet.sample_size, device=work.device)
+    text = torch.randn(passes * size, 77, unet.cross_attention_dim, device=work.device)
+    steps = torch.randint(0, 1000, (passes * size,), device=work.device)
+    x, text = x.to(dtype), text.to(dtype)
+    return lambda: policy(x, steps, encoder_hidden_states=text).sample
+
+
+def training_step(work: Workload, size: int) -> Callable[[], None]:
+    """Forward and backward of `size` states, and the reference's forward where the objective needs it."""
+    run, policy = forward(work, size), work.diffusion.trainable()
+    reference = work.config.mstep.kl > 0
+
+    def step() -> None:
+        if reference:
+            with torch.no_grad():
+                run()
+        run().float().square().mean().backward()
+        policy.zero_grad(set_to_none=True)
+
+    return step

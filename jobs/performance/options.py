@@ -1,0 +1,29 @@
+"""What each part of `jobs/benchmark.py` takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from validation.tables import Table
+
+
+@dataclass(frozen=True)
+class Options:
+    """workloads: names of `performance.workloads`; turns: how often the contenders take turns; out: folder for models,
+    runs and results."""
+
+    workloads: Sequence[str]
+    turns: int
+    device: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """measured: dataclasses, as they go to benchmark.json."""
+
+    tables: Sequence[Table]
+    measured: Sequence[Any]

@@ -1,0 +1,59 @@
+"""The E-step as a run does it: a search worker and the rewards' fleet are actors on a Ray of this machine, chunks come
+from the dispatcher, shards are written and committed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dav_ray.dispatch import Dispatcher
+from dav_ray.manifest import ManifestStore, Shard
+from dav_ray.run_files import RunLog, write_marker
+from dav_ray.session import connected, session
+from dav_ray.storage import open_storage
+from dav_ray.types import Chunk
+from performance.workloads import Workload
+
+
+@dataclass
+class Pipeline:
+    """One search worker with its dispatcher."""
+
+    dispatcher: Dispatcher
+    store: ManifestStore
+    committed: int = 0
+
+    def seconds(self, chunk: Chunk, times: int) -> float:
+        """To search, write and commit the chunk `times` times, each under another number."""
+        numbers = range(self.committed, self.committed + times)
+        chunks = [replace(chunk, index=number) for number in numbers]
+        self.committed += times
+
+        def commit(chunk: Chunk, _: Any, meta: Any) -> None:
+            self.store.commit([Shard(meta.path, meta.sha256, meta.index, meta.rows, meta.policy_version)])
+
+        start = time.perf_counter()
+        self.dispatcher.run("search", chunks, commit)
+        return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def pipeline(work: Workload, folder: Path) -> Iterator[Pipeline]:
+    """Started with the workload's configuration; its search worker loads the model once more."""
+    config = work.config
+    place = str((folder / f"run-{work.name}-{time.time_ns()}").resolve())
+    storage = open_storage(place)
+    with connected("local", config):
+        write_marker(storage)
+        store = ManifestStore(storage)
+        log = RunLog(storage, store.open(config.identity(), {}).epoch, None)
+        with session(config, place, f"benchmark-{time.time_ns()}", log, train=False) as actors:
+            role = config.roles.search
+            limits = role.call_timeout_s, role.start_timeout_s
+            dispatcher = Dispatcher(actors.workers, place, log, *limits, actors.renew_search)
+            dispatcher.expect(actors.away, actors.lives)
+            yield Pipeline(dispatcher, store)

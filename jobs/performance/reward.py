@@ -1,0 +1,69 @@
+"""A remote reward as dear as the network: how much of the slower of the two is left in the pipeline's throughput."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from validation.tables import Table
+
+from performance.options import Found, Options
+from performance.pipeline import pipeline
+from performance.search import CHUNKS, search
+from performance.timing import Series, in_turn, seconds
+from performance.workloads import workload
+
+PARTS = (1, 2, 4)  # search.parts
+
+
+@dataclass(frozen=True)
+class RewardTimes:
+    """Series: seconds per accepted sample; `network`: of the search in process, whose own reward costs next to
+    nothing; parts: search.parts -> through the pipeline with the slow reward."""
+
+    workload: str
+    reward_s: float  # that the reward sleeps per accepted sample
+    network: dict[int, Series]
+    parts: dict[int, Series]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        slower = {n: Series(tuple(max(self.reward_s, v) for v in s.values)) for n, s in self.network.items()}
+        return [
+            (
+                self.workload,
+                str(number),
+                self.network[number].show(),
+                f"{self.reward_s:.3g}",
+                through.show(),
+                slower[number].over(through).show(),
+            )
+            for number, through in self.parts.items()
+        ]
+
+
+def run(options: Options) -> Found:
+    measured = [measure(name, options) for name in options.workloads]
+    header = ("workload", "search.parts", "network, s per sample", "reward", "both", "slower / both")
+    rows = tuple(row for each in measured for row in each.rows())
+    return Found([Table("A remote reward as slow as the network", header, rows)], measured)
+
+
+def measure(name: str, options: Options) -> RewardTimes:
+    work = workload(name, options.out, options.device)
+    with torch.no_grad():
+        found = search(work)
+        alone = min(seconds(lambda: search(work), work.device) for _ in range(2))
+    each = alone / found.cost.reward  # what the network costs per call of the reward
+    network, parts = {}, {}
+    for number in PARTS:
+        words = [f"search.parts={number}", "roles.reward.merge=false"]
+        words += [f"reward={{kind: performance.slow_reward:SlowReward, args: {{seconds: {each}}}}}"]
+        slow = workload(name, options.out, options.device, words)
+        with torch.no_grad(), pipeline(slow, options.out) as through:
+            contenders = {
+                "network": lambda: seconds(lambda: search(work), work.device) / work.batch,
+                "both": lambda: through.seconds(slow.chunk, CHUNKS) / CHUNKS / work.batch,  # noqa: B023
+            }
+            times = in_turn(contenders, options.turns)
+        network[number], parts[number] = times["network"], times["both"]
+    return RewardTimes(name, each * found.cost.reward / work.batch, network, parts)

@@ -1,0 +1,87 @@
+"""The E-step on the same weights and settings, in turn: in process, through the pipeline, as a plain loop, and its limit:
+the evaluations that it needs at the best batch size, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from validation.tables import Table
+
+from dav_ray.noise import KeyedNoise
+from dav_ray.search.base import strategy
+from dav_ray.types import Chunk, Trajectories
+from performance.network import forward
+from performance.options import Found, Options
+from performance.pipeline import pipeline
+from performance.plain import plain_search
+from performance.timing import Series, best_batch, in_turn, seconds
+from performance.workloads import Workload, workload
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+CHUNKS = 3  # that the pipeline searches per turn
+PLAIN = 1  # trajectories per turn of the plain loop, which is slow
+
+
+@dataclass(frozen=True)
+class SearchTimes:
+    """Series: seconds per accepted sample."""
+
+    workload: str
+    evaluations: float  # per accepted sample
+    batch: int  # at which the bare network is fastest
+    times: dict[str, Series]  # limit, ours, pipeline, plain
+
+    def row(self) -> tuple[str, ...]:
+        limit, ours, through, plain = (self.times[name] for name in ("limit", "ours", "pipeline", "plain"))
+        times = (limit, ours, through, plain, limit.over(ours), ours.over(through), plain.over(ours))
+        return self.workload, f"{self.evaluations:.0f}", str(self.batch), *(each.show() for each in times)
+
+
+HEADER = (
+    *(
+        "workload",
+        "evaluations per sample",
+        "best batch",
+        "limit, s per sample",
+        "in process",
+        "pipeline",
+        "plain loop",
+    ),
+    *("limit / in process", "in process / pipeline", "plain / in process"),
+)
+
+
+def run(options: Options) -> Found:
+    measured = [measure(name, options) for name in options.workloads]
+    return Found([Table("E-step", HEADER, tuple(each.row() for each in measured))], measured)
+
+
+def measure(name: str, options: Options) -> SearchTimes:
+    work = workload(name, options.out, options.device)
+    found = search(work)
+    part = replace(work.chunk, trajectories=work.chunk.trajectories[:PLAIN], conditions=work.chunk.conditions[:PLAIN])
+    evaluations = found.cost.network / work.batch
+    with torch.no_grad(), pipeline(work, options.out) as through:
+        batch = best_batch(lambda size: seconds(forward(work, size), work.device) / size, BATCHES)
+        bare, calls = forward(work, batch), math.ceil(found.cost.network / batch)
+        contenders: dict[str, Callable[[], float]] = {
+            "limit": lambda: seconds(lambda: [bare() for _ in range(calls)], work.device) / calls / batch * evaluations,
+            "ours": lambda: seconds(lambda: search(work), work.device) / work.batch,
+            "pipeline": lambda: through.seconds(work.chunk, CHUNKS) / CHUNKS / work.batch,
+            "plain": lambda: seconds(lambda: plain(work, part), work.device) / PLAIN,
+        }
+        times = in_turn(contenders, options.turns)
+    return SearchTimes(work.name, evaluations, batch, times)
+
+
+def search(work: Workload) -> Trajectories:
+    """The configured search of the workload's chunk, in this process."""
+    noise = KeyedNoise(work.chunk.seed, work.chunk.round, work.chunk.trajectories)
+    return strategy(work.config.search)(work.diffusion, work.scorer, work.chunk.conditions, noise)
+
+
+def plain(work: Workload, chunk: Chunk) -> torch.Tensor:
+    return plain_search(work.diffusion, work.scorer, chunk, work.config.search)

@@ -1,0 +1,67 @@
+"""Timing that survives a noisy machine: contenders take turns, ratios are taken turn by turn, the median is quoted."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Series:
+    """One figure, turn by turn."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def over(self, other: Series) -> Series:
+        """Ratios, turn by turn."""
+        return Series(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
+
+    def show(self, scale: float = 1.0, digits: int = 3) -> str:
+        """The median, and from where to where the turns went."""
+        low, high = min(self.values) * scale, max(self.values) * scale
+        return f"{self.median * scale:.{digits}g} ({low:.{digits}g}-{high:.{digits}g})"
+
+
+def now(device: str) -> float:
+    """Seconds, once the device has done what it was told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds(work: Callable[[], Any], device: str = "cpu") -> float:
+    start = now(device)
+    work()
+    return now(device) - start
+
+
+def in_turn(contenders: dict[str, Callable[[], float]], turns: int) -> dict[str, Series]:
+    """Every contender once per turn, after one warm-up of each; each returns its own figure."""
+    for contender in contenders.values():
+        contender()
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(turns):
+        for name, contender in contenders.items():
+            found[name].append(contender())
+    return {name: Series(tuple(values)) for name, values in found.items()}
+
+
+def best_batch(cost: Callable[[int], float], sizes: Iterable[int], turns: int = 3) -> int:
+    """The size with the least cost (seconds per row), each measured `turns` times; stops where memory runs out."""
+    costs: dict[int, float] = {}
+    for size in sizes:
+        try:
+            cost(size)
+            costs[size] = min(cost(size) for _ in range(turns))
+        except (torch.OutOfMemoryError, MemoryError):
+            break
+    return min(costs, key=lambda size: costs[size])
