@@ -1,5 +1,5 @@
-"""The E-step on the same weights and settings, in turn: in process, through the pipeline, as a plain loop, and its limit:
-the evaluations that it needs at the best batch size, and nothing else."""
+"""The E-step on the same weights and settings, in turn: in process, through the pipeline, as a plain loop; and its
+limit, which is the evaluations that it needs at the best batch size and nothing else."""
 
 from __future__ import annotations
 

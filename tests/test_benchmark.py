@@ -1,0 +1,71 @@
+"""jobs/benchmark.py: contenders that do the same, ratios turn by turn, tables that are what was measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dav_ray.device import quiet
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+TINY = ("search.steps=4", "search.chunk=3", "search.trajectories=3")
+
+
+@pytest.fixture(autouse=True)
+def jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(JOBS))
+    quiet()
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"performance.{name}")
+
+
+def test_ratios_are_taken_turn_by_turn() -> None:
+    timing, order = module("timing"), []
+
+    def contender(name: str, values: list[float]) -> Any:
+        return lambda: (order.append(name), values.pop(0))[1]
+
+    found = timing.in_turn({"a": contender("a", [9.0, 1.0, 4.0, 3.0]), "b": contender("b", [9.0, 2.0, 2.0, 1.0])}, 3)
+    assert order == ["a", "b"] * 4  # the first turn warms up
+    ratios = found["a"].over(found["b"])
+    assert ratios.values == (0.5, 2.0, 3.0) and ratios.median == 2.0
+    assert ratios.show() == "2 (0.5-3)"
+
+
+def test_the_best_batch_has_the_least_cost_and_fits() -> None:
+    costs = {1: 5.0, 2: 3.0, 4: 4.0}
+
+    def cost(size: int) -> float:
+        if size > 4:
+            raise torch.OutOfMemoryError
+        return costs[size]
+
+    assert module("timing").best_batch(cost, (1, 2, 4, 8, 16)) == 2
+
+
+@pytest.mark.parametrize("name", ["digits", "dna"])
+def test_the_plain_loop_accepts_what_the_search_accepts(name: str, tmp_path: Path) -> None:
+    """The same draws and choices: only the order of the work differs."""
+    search = module("search")
+    words = [*TINY, *(["search.candidates=3"] if name == "dna" else [])]
+    work = module("workloads").workload(name, tmp_path, "cpu", words)
+    assert work.batch == 3
+    found = search.search(work)
+    torch.testing.assert_close(search.plain(work, work.chunk), found.reward, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_m_steps_limit_and_ours_are_told_per_transition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = importlib.import_module("benchmark")
+    assert benchmark.main(["--parts", "fit", "--workloads", "digits", "--turns", "1", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "benchmark.json").read_text())["fit"]
+    limit, ours = (row["times"][name]["values"][0] for name in ("limit", "ours"))
+    assert 0 < limit < 1 and 0 < ours < 1
+    assert f"| digits | {row['batch']} | {limit * 1000:.3g} (" in capsys.readouterr().out
