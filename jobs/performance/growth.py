@@ -17,7 +17,7 @@ from performance.search import search
 from performance.timing import Series, in_turn, seconds
 from performance.workloads import Workload, workload
 
-SEARCH = {"candidates": (1, 2, 4, 8, 16), "steps": (5, 10, 20, 40), "chunk": (1, 4, 16, 64)}
+SEARCH = {"candidates": (2, 4, 8, 16), "steps": (5, 10, 20, 40), "chunk": (1, 4, 16, 64)}
 RANKS, ROWS = (4, 16, 64), (8, 32, 128)  # of the adapters; trajectories in the buffer
 POOLS, CHUNKS_EACH = (1, 8, 64, 512), 20
 
@@ -68,7 +68,7 @@ def _search(name: str, options: Options, key: str, value: int) -> Point:
 
 
 def _fit(name: str, options: Options, by: str, word: str, value: int) -> Point:
-    work = workload(name, options.out, options.device, [word, "search.candidates=1", "mstep.epochs=1"])
+    work = workload(name, options.out, options.device, [word, "search.candidates=2", "mstep.epochs=1"])
     rows = _rows(work)
     fitter = Fitter(work.diffusion, work.config.mstep, work.config.seed, device=work.device)
     transitions = work.batch * work.config.search.steps

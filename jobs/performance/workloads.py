@@ -52,7 +52,7 @@ def workload(name: str, folder: Path, device: str, overrides: Sequence[str] = ()
 
 
 def configuration(name: str, folder: Path, device: str, overrides: Sequence[str] = ()) -> Config:
-    overrides = ["roles.search.replicas=1", "roles.reward.replicas=1", *overrides]
+    overrides = [*(f"roles.{role}.replicas=1" for role in ("search", "reward", "train")), *overrides]
     if name == "digits":
         return load("digits", overrides).config
     if name == "images":
