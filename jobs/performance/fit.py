@@ -12,7 +12,7 @@ from validation.tables import Table
 from dav_ray import buffer
 from dav_ray.mstep.fit import Fitter
 from performance.network import training_step
-from performance.options import Found, Options
+from performance.options import Found, Options, measure_each
 from performance.search import BATCHES, search
 from performance.timing import Series, best_batch, in_turn, seconds
 from performance.workloads import workload
@@ -32,7 +32,7 @@ class FitTimes:
 
 
 def run(options: Options) -> Found:
-    measured = [measure(name, options) for name in options.workloads]
+    measured = measure_each(measure, options)
     header = ("workload", "best batch", "limit, ms per transition", "one rank", "limit / one rank")
     return Found([Table("M-step", header, tuple(each.row() for each in measured))], measured)
 

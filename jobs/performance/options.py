@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,12 @@ class Found:
 
     tables: Sequence[Table]
     measured: Sequence[Any]
+
+
+def measure_each(measure: Callable[[str, Options], Any], options: Options) -> list[Any]:
+    """What `measure` gives for every workload, told on stderr at once, as each takes minutes."""
+    measured = []
+    for name in options.workloads:
+        measured.append(measure(name, options))
+        print(measured[-1], file=sys.stderr, flush=True)
+    return measured

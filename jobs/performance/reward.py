@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from validation.tables import Table
 
-from performance.options import Found, Options
+from performance.options import Found, Options, measure_each
 from performance.pipeline import pipeline
-from performance.search import CHUNKS, search
+from performance.search import pipeline_chunks, search
 from performance.timing import Series, in_turn, seconds
 from performance.workloads import workload
 
@@ -42,7 +42,7 @@ class RewardTimes:
 
 
 def run(options: Options) -> Found:
-    measured = [measure(name, options) for name in options.workloads]
+    measured = measure_each(measure, options)
     header = ("workload", "search.parts", "network, s per sample", "reward", "both", "slower / both")
     rows = tuple(row for each in measured for row in each.rows())
     return Found([Table("A remote reward as slow as the network", header, rows)], measured)
@@ -54,7 +54,7 @@ def measure(name: str, options: Options) -> RewardTimes:
         found = search(work)
         alone = min(seconds(lambda: search(work), work.device) for _ in range(2))
     each = alone / found.cost.reward  # what the network costs per call of the reward
-    network, parts = {}, {}
+    network, parts, chunks = {}, {}, pipeline_chunks(work)
     for number in PARTS:
         words = [f"search.parts={number}", "roles.reward.merge=false"]
         words += [f"reward={{kind: performance.slow_reward:SlowReward, args: {{seconds: {each}}}}}"]
@@ -62,7 +62,7 @@ def measure(name: str, options: Options) -> RewardTimes:
         with torch.no_grad(), pipeline(slow, options.out) as through:
             contenders = {
                 "network": lambda: seconds(lambda: search(work), work.device) / work.batch,
-                "both": lambda: through.seconds(slow.chunk, CHUNKS) / CHUNKS / work.batch,  # noqa: B023
+                "both": lambda: through.seconds(slow.chunk, chunks) / chunks / work.batch,  # noqa: B023
             }
             times = in_turn(contenders, options.turns)
         network[number], parts[number] = times["network"], times["both"]

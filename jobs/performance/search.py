@@ -14,14 +14,14 @@ from dav_ray.noise import KeyedNoise
 from dav_ray.search.base import strategy
 from dav_ray.types import Chunk, Trajectories
 from performance.network import forward
-from performance.options import Found, Options
+from performance.options import Found, Options, measure_each
 from performance.pipeline import pipeline
 from performance.plain import plain_search
 from performance.timing import Series, best_batch, in_turn, seconds
 from performance.workloads import Workload, workload
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-CHUNKS = 3  # that the pipeline searches per turn
+PIPELINE_S = 10.0  # that the pipeline is measured per turn, at least
 PLAIN = 1  # trajectories per turn of the plain loop, which is slow
 
 
@@ -55,7 +55,7 @@ HEADER = (
 
 
 def run(options: Options) -> Found:
-    measured = [measure(name, options) for name in options.workloads]
+    measured = measure_each(measure, options)
     return Found([Table("E-step", HEADER, tuple(each.row() for each in measured))], measured)
 
 
@@ -63,14 +63,14 @@ def measure(name: str, options: Options) -> SearchTimes:
     work = workload(name, options.out, options.device)
     found = search(work)
     part = replace(work.chunk, trajectories=work.chunk.trajectories[:PLAIN], conditions=work.chunk.conditions[:PLAIN])
-    evaluations = found.cost.network / work.batch
+    evaluations, chunks = found.cost.network / work.batch, pipeline_chunks(work)
     with torch.no_grad(), pipeline(work, options.out) as through:
         batch = best_batch(lambda size: seconds(forward(work, size), work.device) / size, BATCHES)
         bare, calls = forward(work, batch), math.ceil(found.cost.network / batch)
         contenders: dict[str, Callable[[], float]] = {
             "limit": lambda: seconds(lambda: [bare() for _ in range(calls)], work.device) / calls / batch * evaluations,
             "ours": lambda: seconds(lambda: search(work), work.device) / work.batch,
-            "pipeline": lambda: through.seconds(work.chunk, CHUNKS) / CHUNKS / work.batch,
+            "pipeline": lambda: through.seconds(work.chunk, chunks) / chunks / work.batch,
             "plain": lambda: seconds(lambda: plain(work, part), work.device) / PLAIN,
         }
         times = in_turn(contenders, options.turns)
@@ -81,6 +81,11 @@ def search(work: Workload) -> Trajectories:
     """The configured search of the workload's chunk, in this process."""
     noise = KeyedNoise(work.chunk.seed, work.chunk.round, work.chunk.trajectories)
     return strategy(work.config.search)(work.diffusion, work.scorer, work.chunk.conditions, noise)
+
+
+def pipeline_chunks(work: Workload) -> int:
+    """How many chunks of this size the pipeline is to search per turn."""
+    return math.ceil(PIPELINE_S / seconds(lambda: search(work), work.device))
 
 
 def plain(work: Workload, chunk: Chunk) -> torch.Tensor:

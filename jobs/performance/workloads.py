@@ -60,7 +60,7 @@ def configuration(name: str, folder: Path, device: str, overrides: Sequence[str]
         words += ["search.trajectories=8", "mstep.micro_batch=16", "mstep.lora.targets=[to_q,to_k,to_v,to_out.0]"]
         return load("digits", [*words, "evaluate.features=pixels", "evaluate.heldout=[]", *overrides]).config
     if name == "dna":
-        words = [f"model.path={_saved(folder / 'dna', _save_dna)}", "search.steps=128", "search.candidates=10"]
+        words = [f"model.path={_saved(folder / 'dna', _save_dna)}", "search.steps=32", "search.candidates=10"]
         words += ["search.chunk=8", "search.trajectories=8", "search.micro_batch=32", "reward={kind: gc_content}"]
         return load("dna", [*words, "evaluate.heldout=[]", *overrides]).config
     half = "bfloat16" if device == "cuda" else "float32"
@@ -96,7 +96,7 @@ def _save_images(folder: Path) -> None:
     """The digits pipeline with a UNet of 100 times its work, so that decoding and rewards are small beside it."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-    pipe = StableDiffusionPipeline.from_pretrained(model_path("shipped:digits"))
+    pipe = StableDiffusionPipeline.from_pretrained(model_path("shipped:digits"), use_safetensors=True)
     pipe.unet = UNet2DConditionModel(
         **{**pipe.unet.config, "block_out_channels": (128, 256), "layers_per_block": 2, "attention_head_dim": 16}
     )
@@ -108,7 +108,7 @@ def _save_sd15(folder: Path) -> None:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    pipe = StableDiffusionPipeline.from_pretrained(model_path("shipped:digits"))
+    pipe = StableDiffusionPipeline.from_pretrained(model_path("shipped:digits"), use_safetensors=True)
     pipe.unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
     pipe.vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
