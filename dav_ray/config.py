@@ -1,23 +1,23 @@
 """The run's configuration: every key a user can type, its default and its meaning, in exactly one place.
 
-A frozen, validated record; the sections `search`, `mstep` and `roles` stand beside what they configure. `recipe.py`
-builds it from YAML and overrides and words the mistakes; `preflight.py` checks what needs a look at the disk.
+A frozen, validated record; the sections `search`, `mstep`, `reward` and `roles` stand beside what they configure.
+`recipe.py` builds it from YAML and overrides, and words the mistakes; `preflight.py` checks what needs a look at the
+disk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from dav_ray.mstep.options import MStep
-from dav_ray.roles import OwnRole, RewardRole, Roles, may_change, override
+from dav_ray.rewards.options import Reward, with_own_names
+from dav_ray.roles import RewardRole, Roles, may_change, override
 from dav_ray.search.options import Search
 from dav_ray.section import Section
-
-TOLERANCE = {"default": 1e-3}  # of golden scores: float32 networks differ by less between kinds of GPU
 
 
 class Model(Section):
@@ -50,39 +50,22 @@ class Model(Section):
         json_schema_extra={"allowed": "letters, digits, _ and -, or null"},
     )
     revision: str | None = Field(default=None, description="revision of a hub id")
-
-
-class Reward(Section):
-    kind: str = Field(description="a built-in reward, or module.path:Name for a class of your own")
-    name: str | None = Field(default=None, description="name in metrics and errors; default: the kind")
-    weight: float = Field(default=1.0, description="factor in the weighted sum of several rewards")
-    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward's constructor")
-    origin: str | None = Field(default=None, description="what its files are, said where one is missing")
-    python: str | None = Field(
+    channels_last: bool = Field(default=False, description="diffusers: networks in the channels-last memory format")
+    draft_vae: str | None = Field(
         default=None,
-        description="interpreter of the reward's own environment, on the node where it runs (same Python and ray)",
+        description="diffusers: an AutoencoderTiny (folder or hub id) that decodes early guesses x0_hat; samples are "
+        "decoded by the pipeline's own VAE in any case",
     )
-    golden: str | None = Field(
-        default=None,
-        description="golden scores (golden/NAME.npz of a run) that every worker of this reward has to reproduce before "
-        "it serves; default: what the first worker of the run scores first",
-        json_schema_extra={"allowed": "the path of a file"},
-    )
-    tolerance: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=lambda: dict(TOLERANCE),
-        description="by how much a golden score may be missed, times the score's size where that is above 1; by "
-        "hardware: cpu, or the GPU's type as Ray names it (for instance A100)",
-        json_schema_extra={"allowed": "numbers >= 0 by hardware, `default` for the rest"},
-    )
-    role: OwnRole | None = Field(  # type: ignore[valid-type]
-        default=None,
-        description="actors of this reward alone: any key of roles.reward",
-        json_schema_extra={"allowed": "keys of roles.reward"},
+    draft_above: float = Field(
+        default=0.5, ge=0, le=1, description="diffusers: guesses at steps t > draft_above T are decoded by draft_vae"
     )
 
-    @property
-    def label(self) -> str:
-        return self.name or self.kind.rsplit(":", 1)[-1].rsplit(".", 1)[-1]
+    @model_validator(mode="after")
+    def _of_images(self) -> Model:
+        for key, default in (("channels_last", False), ("draft_vae", None)):
+            if self.kind == "masked" and getattr(self, key) != default:
+                raise ValueError(f"{key} = {getattr(self, key)}: a masked model has no use for it; allowed: {default}")
+        return self
 
 
 class Evaluate(Section):
@@ -116,7 +99,7 @@ class Evaluate(Section):
     @field_validator("heldout")
     @classmethod
     def _names(cls, value: tuple[Reward, ...]) -> tuple[Reward, ...]:
-        return _with_own_names(value)
+        return with_own_names(value)
 
 
 class Track(Section):
@@ -205,7 +188,7 @@ class Config(Section):
     @field_validator("reward")
     @classmethod
     def _names(cls, value: tuple[Reward, ...]) -> tuple[Reward, ...]:
-        return _with_own_names(value)
+        return with_own_names(value)
 
     @field_validator("mstep")
     @classmethod
@@ -221,6 +204,11 @@ class Config(Section):
             raise ValueError("mstep.candidates = all: one candidate says nothing; allowed: search.candidates >= 2")
         if value.candidates == "all" and value.target == "completed":
             raise ValueError("mstep.target = completed: fits the winner's x_0; allowed: mstep.candidates = winner")
+        if value.target == "completed" and search and (search.score_every > 1 or search.negligible > 0):
+            raise ValueError(
+                "mstep.target = completed: steps without a score have no guess to be fitted; allowed: unmasked, or "
+                "search.score_every = 1 and search.negligible = 0"
+            )
         if value.target == "completed" and search and search.kind != "dav":
             raise ValueError(f"mstep.target = completed: {search.kind} completes no states; allowed: unmasked")
         if value.candidates == "all" and value.weights == "trajectory":
@@ -289,12 +277,3 @@ def _fixed(node: Any, path: str = "") -> Any:
         kept = {key: _fixed(value, names[key]) for key, value in node.items() if not may_change(names[key])}
         return {key: value for key, value in kept.items() if value != {}}
     return [_fixed(value, path) for value in node] if isinstance(node, list) else node
-
-
-def _with_own_names(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
-    """The rewards. Raises ValueError if two would get the same name in metrics and errors."""
-    labels = [reward.label for reward in rewards]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ValueError(f"two entries are named {label}; allowed: names that differ (set name)")
-    return rewards

@@ -12,7 +12,7 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dav_ray.config import TOLERANCE, Config
+from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
 from dav_ray.failures import start_failure
 from dav_ray.interrupt import check
@@ -20,6 +20,7 @@ from dav_ray.placement import actor_options
 from dav_ray.places import log_place
 from dav_ray.rewards.crew_actor import CALLS
 from dav_ray.rewards.fleet_actor import Fleet
+from dav_ray.rewards.options import TOLERANCE
 from dav_ray.rewards.spec import PoolState, RewardSpec
 from dav_ray.run_files import RunLog
 

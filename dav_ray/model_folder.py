@@ -56,6 +56,7 @@ def model_mistakes(config: Config) -> Iterator[str]:
     if config.model.kind == "masked":
         yield from masked_mistakes(config, path)
         return
+    yield from _draft_mistakes(config.model.draft_vae)
     if _is_hub_id(path):
         return
     key, folder = f"model.path = {show(config.model.path, PATH)}", Path(path)
@@ -72,6 +73,22 @@ def model_mistakes(config: Config) -> Iterator[str]:
     if not mistakes:
         yield from _scheduler_mistakes(key, folder, config)
         yield from _weight_mistakes(key, folder, config)
+
+
+def _draft_mistakes(path: str | None) -> Iterator[str]:
+    """Of a draft VAE on this disk."""
+    if path is None or _is_hub_id(path):
+        return
+    key, folder = f"model.draft_vae = {show(path, PATH)}", Path(os.path.expanduser(path))
+    try:
+        kind = _read_json(folder / "config.json").get("_class_name")
+    except ValueError as error:
+        yield f"{key}: is no model's folder: {error}; allowed: an AutoencoderTiny (a folder or a hub id)"
+        return
+    if kind != "AutoencoderTiny":
+        yield f"{key}: is a {show(str(kind))}; allowed: an AutoencoderTiny"
+    elif not list(folder.glob("*.safetensors")):
+        yield f"{key}: has no safetensors weights; allowed: a folder with them"
 
 
 def _is_hub_id(path: str) -> bool:

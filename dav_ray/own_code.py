@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from typing import Any
 
-from dav_ray.config import Config, Reward
+from dav_ray.config import Config
 from dav_ray.keys import PATH, show
 from dav_ray.reward_checks import DEEPEST, as_reward, factors
+from dav_ray.rewards.options import Reward
 
 
 def announced(config: Config) -> list[str]:

@@ -9,6 +9,8 @@ from math import ceil
 from dav_ray.config import Config
 from dav_ray.roles import Role
 from dav_ray.schedule import spans, training_groups
+from dav_ray.search.options import Search
+from dav_ray.search.skipping import change, counts, unscored
 
 STEPWISE = ("dav", "smc", "refine")  # strategies that tilt and weigh each step
 SPARE_CPUS = 1  # Ray Data's own tasks need one free, else the buffer waits for ever
@@ -66,7 +68,7 @@ def _plan(config: Config, lengths: list[int], later: Plan | None = None) -> Plan
     return Plan(
         roles=_needs(config),
         evaluations=evaluations,
-        backward_evaluations=sum(lengths) if search.gradient else 0,
+        backward_evaluations=_backward(config, lengths),
         reference_evaluations=sum(lengths) if search.kind in STEPWISE and search.beta > 0 else 0,
         network_passes=_passes(config),
         reward_calls=calls,
@@ -104,6 +106,7 @@ def render(config: Config, plan: Plan) -> str:
             "rounds",
             f"{config.rounds}, each with {search.trajectories} accepted samples in {plan.chunks} chunks",
         ),
+        *_skipped(search),
         ("evaluations per sample", f"{evaluations}{then(lambda p: p.evaluations)}"),
         ("evaluations per round", per_round),
         ("reward calls per sample", calls),
@@ -116,6 +119,15 @@ def render(config: Config, plan: Plan) -> str:
     ]
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts)
+
+
+def _skipped(search: Search) -> list[tuple[str, str]]:
+    """What the steps without a score change at most, where that is known."""
+    if search.kind != "dav" or not (skipped := unscored(search)):
+        return []
+    bound = sum(change(search, t) for t in skipped)
+    words = f"; without them the law differs by at most {bound:.2g} in total variation" if search.spread else ""
+    return [("steps without a score", f"{len(skipped)} of {search.steps}{words}")]
 
 
 def describe_need(need: RoleNeed) -> str:
@@ -132,6 +144,9 @@ def describe_need(need: RoleNeed) -> str:
 def _per_sample(config: Config, lengths: list[int]) -> tuple[int, int]:
     """Network evaluations and reward calls per accepted sample that takes searches of these lengths."""
     search, steps, candidates = config.search, config.search.steps, config.search.candidates
+    if search.kind == "dav":
+        network, _, rewards = counts(search)
+        return network, rewards
     if search.kind == "none":
         return steps, 1
     if search.kind == "best_of_n":
@@ -140,6 +155,13 @@ def _per_sample(config: Config, lengths: list[int]) -> tuple[int, int]:
     parents = [length if search.gradient else 1 for length in lengths]
     evaluations = sum(p + (n - 1) * candidates for p, n in zip(parents, lengths, strict=True))
     return evaluations, sum(n * (candidates + search.gradient) for n in lengths)
+
+
+def _backward(config: Config, lengths: list[int]) -> int:
+    """Evaluations with backward per accepted sample: one for each step whose proposal is tilted."""
+    if config.search.kind == "dav":
+        return counts(config.search)[1]
+    return sum(lengths) if config.search.gradient else 0
 
 
 def _lengths(config: Config) -> list[int]:

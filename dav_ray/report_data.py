@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dav_ray.config import Config, Evaluate, Model, Reward
+from dav_ray.config import Config, Evaluate, Model
 from dav_ray.errors import RunError, UserError
 from dav_ray.manifest import ManifestStore, Shard, round_manifest_path
 from dav_ray.parsing import parse_object
+from dav_ray.rewards.options import Reward
 from dav_ray.run_files import metric_rows
 from dav_ray.sequences import Alphabet
 from dav_ray.storage import Storage

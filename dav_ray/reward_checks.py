@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dav_ray.config import Reward
 from dav_ray.keys import PATH, show
+from dav_ray.rewards.options import Reward
 
 INTERPRETER_TIMEOUT_S = 60.0
 MEASURES = ("kl", "elbo", "kmer_correlation", "reward")  # metrics of these names are not rewards'

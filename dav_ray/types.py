@@ -94,7 +94,7 @@ class Trajectories:
     log_weight: Tensor | None  # [B] float64, log W; None where the selection carries no valid weight
     ess: Tensor  # [B] float64, effective number of candidates (smc: of particles), mean over steps
     cost: Cost  # of all B together
-    step_ess: Tensor | None = None  # [S, B] float64, the same at each step that has variance, from t = T down
+    step_ess: Tensor | None = None  # [S, B] float64, the same at each step that chooses, from t = T down
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import dav_ray
-from dav_ray.config import Reward
 from dav_ray.diffusion.families import pretrained
 from dav_ray.diffusion.masked import MaskedDiffusion
 from dav_ray.noise import KeyedNoise, PipelineNoise
 from dav_ray.rewards.base import Scorer, local_scorer
+from dav_ray.rewards.options import Reward
 from dav_ray.rewards.registry import build
 from dav_ray.run_files import read_run
 from dav_ray.samples.diversity import mean_edit_distance

@@ -94,6 +94,18 @@ OVERRIDES = [
     override("search.anchor = geometric(1e-9999): unknown anchor", "search.anchor=geometric(1e-9999)"),
     override("search.anchor = []: wrong type", "search.anchor=[]"),
     override("search.kind = DAV: unknown value", "search.kind=DAV"),
+    override("search.score_every = 0: out of range; allowed: a whole number >= 1", "search.score_every=0"),
+    override(
+        "search.score_every = 2: search.kind = svdd has no use for it", "search.score_every=2", "search.kind=svdd"
+    ),
+    override("search.negligible needs to know how far rewards differ; allowed: 0", "search.negligible=0.1"),
+    override(
+        "search.anchor = pretrained: steps without a score follow the current model",
+        *("search.score_every=2", "search.anchor=pretrained"),
+    ),
+    override("search.precision = int8: unknown value", "search.precision=int8"),
+    override("model.draft_vae = nowhere: is no model's folder: nowhere/config.json is", "model.draft_vae=nowhere"),
+    override("model.draft_above = 2: out of range", "model.draft_above=2"),
     override("search = null: wrong type; allowed: keys kind", "search=null"),
     override(
         "search={alpha: 1, alpha: 2}: the value is not valid YAML: found duplicate", "search={alpha: 1, alpha: 2}"

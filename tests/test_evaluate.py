@@ -145,7 +145,7 @@ def test_the_line_for_people_on_sequences() -> None:
 class Pictures(LinearGaussian):
     """The toy's x_0 as colours of 4 x 4 pictures."""
 
-    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         return x_0.sigmoid()[:, :, None, None].expand(-1, -1, 4, 4)
 
 
@@ -197,7 +197,7 @@ def test_a_sample_is_its_seeds_whatever_its_chunk() -> None:
 class Words(LinearGaussian):
     """The toy's x_0 as words: the sign of each coordinate, A or T. Its ELBO is a draw of the seed's own stream."""
 
-    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         return 3 * (x_0 > 0).long()
 
     def elbo(self, tokens: Tensor, conditions: Sequence[str], rng: Draws, draws: int) -> Tensor:

@@ -139,9 +139,9 @@ class Diffusion(Protocol):
         """What was predicted for a relaxed state as it is predicted for the state itself."""
         ...
 
-    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """What the reward sees: images [B, 3, H, W] in [0, 1], or tokens [B, L] (one-hot where x_0 is relaxed).
-        Differentiable where it can be."""
+        Differentiable where it can be. t: 0 for x_0 itself, else the step at which it was guessed."""
         ...
 
     def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:

@@ -29,12 +29,24 @@ def build(
     else:
         from dav_ray.diffusion.stable_diffusion import Parts, StableDiffusion
 
-        parts = Parts.load(model_path(model.path), dtype=model.dtype, variant=model.variant, revision=model.revision)
+        files = {"dtype": model.dtype, "variant": model.variant, "revision": model.revision}
+        parts = Parts.load(model_path(model.path), draft_vae=model.draft_vae, **files)
+        options |= {"channels_last": model.channels_last, "draft_above": model.draft_above}
         diffusion = StableDiffusion(parts, eta=search.eta, decode_batch=search.decode_batch, **options)
     if config.mstep.parameters == "lora":
         diffusion.add_adapters(lora.rank, lora.alpha, lora.targets, config.seed)
     else:
         diffusion.train_all_weights()
+    return diffusion
+
+
+def for_search(config: Config, *, device: str = "cpu") -> Diffusion:
+    """The model as a search worker has it."""
+    import torch
+
+    diffusion = build(config, device=device, autocast=config.search.precision)
+    if config.search.compile:
+        diffusion.parallelise(torch.compile)
     return diffusion
 
 

@@ -208,7 +208,7 @@ class MaskedDiffusion:
             x_0 = x_0.index_copy(0, left, self.predict(x_0[left], 0, chosen).x0_hat)
         return x_0
 
-    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """Tokens [B, L] int64 without masks; a relaxed x_0 [B, L, V] as it is."""
         return x_0 if x_0.ndim == 3 else self._clean_up(x_0.to(self._device).long(), conditions)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from dav_ray.device import DTYPES
 from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.diffusion.gaussian import DDIMSchedule
-from dav_ray.diffusion.stable_diffusion_files import LORA, UNET, load_pipeline, save_lora
+from dav_ray.diffusion.stable_diffusion_files import LORA, UNET, load_draft_vae, load_pipeline, save_lora
 from dav_ray.noise import Draws
 from dav_ray.types import Cost, StepLoss, Transitions
 
@@ -33,14 +33,20 @@ class Parts:
     text_encoder: Any
     tokenizer: Any
     scheduler: Any  # DDIMScheduler
+    draft_vae: Any = None  # AutoencoderTiny
 
     @classmethod
-    def load(cls, path: str, **options: Any) -> Parts:
-        """From a folder or hub id; options as in `load_pipeline`."""
-        pipe = load_pipeline(path, **options)
-        for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+    def load(cls, path: str, *, draft_vae: str | None = None, dtype: str = "float32", **options: Any) -> Parts:
+        """From folders or hub ids; options as in `load_pipeline`."""
+        pipe = load_pipeline(path, dtype=dtype, **options)
+        draft = load_draft_vae(draft_vae, pipe.vae, dtype) if draft_vae else None
+        parts = cls(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler, draft)
+        for module in parts.networks():
             module.requires_grad_(False).eval()
-        return cls(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
+        return parts
+
+    def networks(self) -> list[Any]:
+        return [part for part in (self.unet, self.vae, self.text_encoder, self.draft_vae) if part is not None]
 
 
 class StableDiffusion:
@@ -59,7 +65,10 @@ class StableDiffusion:
         decode_batch: int = 128,
         device: str | torch.device = "cpu",
         autocast: str = "float32",
+        channels_last: bool = False,
+        draft_above: float = 1.0,
     ) -> None:
+        """draft_above: guesses at steps t > draft_above T are decoded by the parts' draft VAE."""
         self.steps = steps
         self.cost = Cost()
         self.schedule = DDIMSchedule(parts.scheduler, steps, eta)
@@ -73,8 +82,11 @@ class StableDiffusion:
         self._device = torch.device(device)
         self._autocast = DTYPES[autocast]
         self._embeddings: dict[str, Tensor] = {}
-        for module in (parts.unet, parts.vae, parts.text_encoder):
+        self._draft_above = draft_above * steps
+        for module in parts.networks():
             module.to(self._device)
+            if channels_last:
+                module.to(memory_format=torch.channels_last)
 
     @property
     def event_shape(self) -> tuple[int, int, int]:
@@ -176,9 +188,10 @@ class StableDiffusion:
     def harden(self, x0_hat: Tensor) -> Tensor:
         return x0_hat
 
-    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """Images [B, 3, H, W] float32 in [0, 1]."""
-        vae = self._parts.vae
+        draft = self._parts.draft_vae if t > self._draft_above else None
+        vae = draft or self._parts.vae
         latents = (x_0 / vae.config.scaling_factor).to(vae.dtype)
         images = [vae.decode(latents[rows]).sample.float() for rows in self._decoding.calls(len(x_0))]
         return (torch.cat(images) / 2 + 0.5).clamp(0, 1)

@@ -9,6 +9,7 @@ import torch
 
 from dav_ray.checkpoint import sorted_header
 from dav_ray.device import DTYPES
+from dav_ray.errors import UserError
 
 LORA = "pytorch_lora_weights.safetensors"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -32,6 +33,24 @@ def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = No
     known = "clip_sample" in pipe.scheduler.config
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **({} if known else {"clip_sample": False}))
     return pipe
+
+
+def load_draft_vae(path: str, vae: Any, dtype: str = "float32") -> Any:
+    """An `AutoencoderTiny` for the latents and images of `vae`. UserError where its shapes are others."""
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    draft: Any = AutoencoderTiny.from_pretrained(path, torch_dtype=DTYPES[dtype], use_safetensors=True)
+    sizes = [(m.config.latent_channels, m.config.out_channels, _enlarges(m)) for m in (draft, vae)]
+    if sizes[0] != sizes[1]:
+        words = ["{} latent channels, {} colours, {} times the size".format(*size) for size in sizes]
+        raise UserError(f"model.draft_vae = {path}: has {words[0]}; allowed: {words[1]}, as the pipeline's VAE")
+    return draft
+
+
+def _enlarges(vae: Any) -> int:
+    """By how much an image is larger than its latents."""
+    levels = getattr(vae.config, "num_decoder_blocks", None) or vae.config.block_out_channels
+    return 2 ** (len(levels) - 1)
 
 
 def save_lora(folder: Path, unet: Any, state: dict[str, torch.Tensor]) -> None:

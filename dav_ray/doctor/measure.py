@@ -21,11 +21,11 @@ WARM_S = 20.0  # a call that takes longer is not made again
 def measure(config: Config, device: str) -> Rates:
     """One evaluation and one decoding at the search's shapes, one step at the M-step's: means over a few calls."""
     from dav_ray.device import quiet
-    from dav_ray.diffusion.families import build
+    from dav_ray.diffusion.families import build, for_search
 
     quiet()
     torch.set_num_threads(config.roles.search.threads)
-    diffusion = build(config, device=device)
+    diffusion = for_search(config, device=device)
     evaluation_s, decode_s = _search(config, diffusion)
     fitted = build(config, device=device, autocast=config.mstep.precision, micro_batch=config.mstep.micro_batch)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"

@@ -11,7 +11,7 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dav_ray.config import Config, Reward
+from dav_ray.config import Config
 from dav_ray.doctor.findings import Finding
 from dav_ray.doctor.packing import actor_demand
 from dav_ray.doctor.pool import Pool
@@ -19,6 +19,7 @@ from dav_ray.doctor.timing import Rates
 from dav_ray.doctor.versions import Installed, installed
 from dav_ray.placement import actor_options
 from dav_ray.rewards.actor import RewardActor
+from dav_ray.rewards.options import Reward
 from dav_ray.roles import Role
 
 ANSWER_S = 60.0

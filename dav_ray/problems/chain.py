@@ -128,7 +128,7 @@ class TabularChain:
         self.cost += Cost(reference=len(x)) if reference else Cost(network=len(x), backward=backward)
         return TableKernel((self._reference if reference else self._policy)(x, steps))
 
-    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         return x_0
 
     def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:

@@ -90,7 +90,7 @@ class ExactDiffusion(ABC):
     def harden(self, x0_hat: Tensor) -> Tensor:
         return x0_hat
 
-    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         return x_0
 
     def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:

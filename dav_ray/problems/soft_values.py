@@ -53,17 +53,30 @@ def guessed_values(diffusion: MaskedDiffusion, reward: Scores, alpha: float, gam
 # ---- what a search with given values accepts, exactly ----
 
 
-def accepted_chain(diffusion: MaskedDiffusion, values: Tensor, candidates: float, best: bool = False) -> list[Tensor]:
+def accepted_chain(
+    diffusion: MaskedDiffusion,
+    values: Tensor,
+    candidates: float,
+    best: bool = False,
+    unscored: frozenset[int] = frozenset(),
+) -> list[Tensor]:
     """For t = T..1 the law [256, 256] of the successor that is kept of M candidates from the model's own step, with
-    log w = V, values [T+1, 256]; best: the argmax is kept. M may be infinite where it is not."""
+    log w = V, values [T+1, 256]; best: the argmax is kept. M may be infinite where it is not. unscored: the t of states
+    x_t that are drawn without a choice."""
     keep = largest if best else selection
-    steps = zip(matrices(diffusion), reversed(values[:-1]), strict=True)
-    return [keep(q, (v - v.max()).exp().expand_as(q), candidates) for q, v in steps]
+    steps = zip(range(diffusion.steps - 1, -1, -1), matrices(diffusion), reversed(values[:-1]), strict=True)
+    return [q if t in unscored else keep(q, (v - v.max()).exp().expand_as(q), candidates) for t, q, v in steps]
 
 
-def accepted_law(diffusion: MaskedDiffusion, values: Tensor, candidates: float, best: bool = False) -> Tensor:
+def accepted_law(
+    diffusion: MaskedDiffusion,
+    values: Tensor,
+    candidates: float,
+    best: bool = False,
+    unscored: frozenset[int] = frozenset(),
+) -> Tensor:
     """Mass of every sequence [81] among accepted samples, unweighted."""
-    return carried(diffusion, accepted_chain(diffusion, values, candidates, best))
+    return carried(diffusion, accepted_chain(diffusion, values, candidates, best, unscored))
 
 
 def selection(q: Tensor, weight: Tensor, candidates: float) -> Tensor:
@@ -146,7 +159,7 @@ class ExactValues:
         kernel = self._diffusion.predict(x_t, t, conditions, reference=reference).kernel
         return Prediction(kernel, _stamped(x_t, t))
 
-    def decode(self, x_0: Tensor, conditions: Sequence[str]) -> Tensor:
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """A guess as it is; a final state completed, with step 0."""
         return x_0 if x_0.shape[1] > LENGTH else _stamped(self._diffusion.decode(x_0, conditions), 0)
 

@@ -60,7 +60,7 @@ class SearchActor:
         import torch
 
         from dav_ray.device import quiet
-        from dav_ray.diffusion.families import build
+        from dav_ray.diffusion.families import for_search
         from dav_ray.rewards.actor import FleetClient
         from dav_ray.rewards.base import Scorer
         from dav_ray.search.base import strategy
@@ -79,7 +79,7 @@ class SearchActor:
         device = "cuda" if ray.get_gpu_ids() else "cpu"  # what Ray gave, not what the environment shows
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
-        self._diffusion = build(config, device=device)
+        self._diffusion = for_search(config, device=device)
         fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
         self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], fleet)
         fitted = config.mstep

@@ -44,12 +44,13 @@ def strategy(config: SearchConfig, *, blend: bool = False, complete: bool = Fals
     from dav_ray.search.dav import Dav
     from dav_ray.search.none import NoSearch
     from dav_ray.search.refine import Refine
+    from dav_ray.search.skipping import unscored
     from dav_ray.search.smc import Smc
     from dav_ray.search.svdd import Svdd
 
     dav = Dav(
         *(config.candidates, config.alpha, config.gamma, config.gradient, config.beta),
-        *(blend, complete, config.ratio, config.choice),
+        *(blend, complete, config.ratio, config.choice, unscored(config)),
     )
     match config.kind:
         case "dav":

@@ -19,8 +19,9 @@ from torch import Tensor
 from dav_ray.diffusion.base import Diffusion, Kernel, Prediction, rows_with_graph
 from dav_ray.noise import Draws, KeyedNoise
 from dav_ray.search.base import Scorer
+from dav_ray.search.front import Expansion, Front, Known, Parents
 from dav_ray.search.reuse import Reuse
-from dav_ray.search.weights import choose, effective_size, logmeanexp, probabilities, value
+from dav_ray.search.weights import choose, effective_size, logmeanexp, value
 from dav_ray.types import Cost, Trajectories
 
 
@@ -29,6 +30,8 @@ class Dav:
     """candidates M >= 1; alpha > 0; gamma in (0, 1]; gradient: tilt the proposal; beta: share of the pretrained model
     in the anchor p_theta^(1-beta) p_theta0^beta (0 current, 1 pretrained); blend: return targets that carry all
     candidates to the M-step; complete: return each winner's x0_hat as the target of its step.
+
+    unscored: steps t whose states nobody scores (`skipping`): they are drawn as the model draws them, V := 0.
 
     ratio: log p_anchor - log q summed over dimensions, or their mean, as the authors' released code takes it; choice:
     draw the candidate to keep, or take the best. With `mean` and `best` trajectories carry no weight.
@@ -46,6 +49,7 @@ class Dav:
     complete: bool = False
     ratio: Literal["sum", "mean"] = "sum"
     choice: Literal["draw", "best"] = "draw"
+    unscored: frozenset[int] = frozenset()
 
     @torch.no_grad()
     def __call__(
@@ -65,6 +69,13 @@ class Dav:
         log_weight = torch.zeros(len(conditions), dtype=torch.float64)
         for t in range(start, 0, -1):
             rng = noise.at(t - 1)
+            if t - 1 in self.unscored:
+                log_weight -= front.value
+                front = self._walk(diffusion, front, t, conditions, rng)
+                states.append(front.x)
+                if self.blend:
+                    targets.append(front.x)
+                continue
             step = self.expand(diffusion, scorer, front, t, conditions, rng, self.gamma ** (t - 1))
             v = value(step.reward, self.alpha, self.gamma ** (t - 1), t - 1)
             log_w = v + step.log_ratio
@@ -89,6 +100,11 @@ class Dav:
             diffusion.cost - before + Cost(reward=calls),
             step_ess,
         )
+
+    def _walk(self, diffusion: Diffusion, front: Front, t: int, conditions: Sequence[str], rng: Draws) -> Front:
+        """x_{t-1} as the model draws it: nobody has evaluated or scored it."""
+        prediction = front.prediction or diffusion.predict(front.x, t, conditions)
+        return Front.start(prediction.kernel.sample(1, rng)[:, 0])
 
     def expand(
         self,
@@ -137,7 +153,7 @@ class Dav:
         with torch.enable_grad():
             leaf = diffusion.relax(x).detach().requires_grad_()
             prediction = diffusion.predict(leaf, t, conditions)
-            decoded = diffusion.decode(prediction.x0_hat, conditions)
+            decoded = diffusion.decode(prediction.x0_hat, conditions, t)
         # dr/dsample may come from another process; the chain rule through decode and network is finished here.
         _, slope = scorer.score_and_grad(decoded.detach(), conditions)
         each = scale.to(slope.dtype).reshape(-1, *[1] * (slope.ndim - 1))
@@ -175,7 +191,7 @@ class Dav:
         flat = candidates.flatten(0, 1)
         repeated = [c for c in parents.conditions for _ in range(num)]
         children = diffusion.predict(flat, t, repeated) if t > 0 else None
-        decoded = diffusion.decode(children.x0_hat if children else flat, repeated)
+        decoded = diffusion.decode(children.x0_hat if children else flat, repeated, t)
         return children, Known(decoded, scorer.score(decoded, repeated)), len(flat)
 
     def _score_distinct(
@@ -193,99 +209,14 @@ class Dav:
             if len(fresh):
                 pool = pool.join(diffusion.predict(fresh, t, names))
             children, fresh = pool.take(reuse.source.to(candidates.device)), pool.x0_hat[len(conditions) :]
-        if known is None:  # x_T, which no step has scored
-            decoded = diffusion.decode(parents.prediction.x0_hat, conditions)
+        if known is None:
+            decoded = diffusion.decode(parents.prediction.x0_hat, conditions, t + 1)
             reward = torch.full((len(conditions),), torch.nan, dtype=torch.float64)
             if len(reuse.parents):
                 used = reuse.parents.to(decoded.device)
                 reward[reuse.parents] = scorer.score(decoded[used], [conditions[int(i)] for i in reuse.parents])
             known, calls = Known(decoded, reward), calls + len(reuse.parents)
         if len(fresh):
-            decoded = diffusion.decode(fresh, names)
+            decoded = diffusion.decode(fresh, names, t)
             known = Known(torch.cat([known.decoded, decoded]), torch.cat([known.reward, scorer.score(decoded, names)]))
         return children, known.take(reuse.source), calls
-
-
-@dataclass(frozen=True)
-class Front:
-    """Where B searches stand: their states x_t, and what is known of them. Rows can be taken, so that particles can be
-    resampled with all that belongs to them."""
-
-    x: Tensor
-    value: Tensor  # [B] float64, V(x_t) as it was when x_t was kept; V(x_T) := 0
-    prediction: Prediction | None  # None where nobody has evaluated x_t yet
-    known: Known | None  # None at x_T, which no step has scored
-
-    @classmethod
-    def start(cls, x: Tensor) -> Front:
-        return cls(x, torch.zeros(len(x), dtype=torch.float64), None, None)
-
-    @property
-    def decoded(self) -> Tensor:
-        assert self.known is not None, "x_T is not scored"
-        return self.known.decoded
-
-    @property
-    def reward(self) -> Tensor:
-        assert self.known is not None, "x_T is not scored"
-        return self.known.reward
-
-    def take(self, rows: Tensor) -> Front:
-        """The searches of the chosen rows [B'] int64."""
-        on_device = rows.to(self.x.device)
-        return Front(
-            self.x[on_device],
-            self.value[rows],
-            self.prediction.take(on_device) if self.prediction else None,
-            self.known.take(rows) if self.known else None,
-        )
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """The M candidates of B states, before one is kept; flat fields hold a state's candidates side by side."""
-
-    candidates: Tensor  # [B, M, *event]
-    proposal: Kernel
-    log_ratio: Tensor  # [B, M] float64, log p_anchor - log q
-    children: Prediction | None  # of the candidates, flat; None at t = 0
-    known: Known  # flat
-    calls: int  # of the reward
-
-    @property
-    def reward(self) -> Tensor:
-        """[B, M] float64."""
-        return self.known.reward.reshape(self.log_ratio.shape)
-
-    def keep(self, column: Tensor, v: Tensor) -> Front:
-        """One candidate per state: column [B] int64, v [B, M] their values."""
-        batch, num = self.log_ratio.shape
-        rows = torch.arange(batch) * num + column
-        return Front(self.candidates.flatten(0, 1), v.flatten(), self.children, self.known).take(rows)
-
-    def blend(self, log_w: Tensor) -> Tensor:
-        """All candidates as one target of the M-step (`Kernel.blend`)."""
-        if self.candidates.shape[1] == 1:
-            return self.candidates[:, 0]
-        return self.proposal.blend(self.candidates, probabilities(log_w))
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is decoded of some states' x0_hat (of the states themselves at t = 0), and its rewards [N] float64."""
-
-    decoded: Tensor
-    reward: Tensor
-
-    def take(self, rows: Tensor) -> Known:
-        return Known(self.decoded[rows.to(self.decoded.device)], self.reward[rows])
-
-
-@dataclass(frozen=True)
-class Parents:
-    """The states x_t [B, *event] whose candidates are scored, and what is known of them."""
-
-    x: Tensor
-    prediction: Prediction
-    known: Known | None  # None at x_T, which no step has scored
-    conditions: Sequence[str]

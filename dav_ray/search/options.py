@@ -72,6 +72,24 @@ class Search(Section):
         "particles effective (0.9 or more; each step takes its share)",
         json_schema_extra={"allowed": TEMPERINGS},
     )
+    score_every: int = Field(
+        default=1,
+        ge=1,
+        description="dav: score every n-th step only; at the others the model goes on by itself, which costs one "
+        "evaluation in place of M",
+    )
+    negligible: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="dav: do not score steps where that changes the choice by less, in total variation: "
+        "tanh(gamma^t spread / (4 alpha))",
+    )
+    spread: float | None = Field(
+        default=None,
+        gt=0,
+        description="dav: the most by which the rewards of a step's candidates differ, for `negligible`",
+    )
     repeats: int = Field(
         default=8, ge=1, le=1_000_000, description="refine: how often a sample is re-noised and searched again"
     )
@@ -88,6 +106,12 @@ class Search(Section):
     )
     micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
     decode_batch: int = Field(default=128, ge=1, description="largest number of states decoded to images at once")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="autocast precision of the search's networks"
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile the policy on search workers, which takes minutes at their start"
+    )
 
     @field_validator("anchor")
     @classmethod
@@ -137,6 +161,8 @@ class Search(Section):
             "resample_below": (0.5, ("smc",)),
             "tempering": ("discount", ("smc",)),
             "warm_start": ("own", ("refine",)),
+            "score_every": (1, ("dav",)),
+            "negligible": (0.0, ("dav",)),
         }
         for key, (default, kinds) in allowed.items():
             if getattr(self, key) != default and self.kind not in kinds:
@@ -144,6 +170,18 @@ class Search(Section):
                     f"search.{key} = {getattr(self, key)}: search.kind = {self.kind} has no use for it; "
                     f"allowed: {default}, or search.kind = {' or '.join(kinds)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _can_skip(self) -> Search:
+        """What steps without a score need. ValueError names the key."""
+        if self.negligible > 0 and self.spread is None:
+            raise ValueError("negligible needs to know how far rewards differ; allowed: 0, or with search.spread")
+        if (self.score_every > 1 or self.negligible > 0) and self.beta > 0:
+            raise ValueError(
+                f"anchor = {self.anchor}: steps without a score follow the current model; allowed: current, or "
+                "search.score_every = 1 and search.negligible = 0"
+            )
         return self
 
     @property

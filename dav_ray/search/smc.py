@@ -18,7 +18,8 @@ from dav_ray.diffusion.base import Diffusion
 from dav_ray.noise import KeyedNoise
 from dav_ray.search import tempering
 from dav_ray.search.base import Scorer
-from dav_ray.search.dav import Dav, Expansion, Front
+from dav_ray.search.dav import Dav
+from dav_ray.search.front import Expansion, Front
 from dav_ray.search.options import ADAPTIVE
 from dav_ray.search.resampling import SCHEMES
 from dav_ray.search.weights import by_condition, choose, effective_size, logmeanexp, probabilities, value

@@ -12,7 +12,7 @@ import yaml
 
 from dav_ray.config import Config
 from dav_ray.diffusion.base import Diffusion
-from dav_ray.diffusion.families import build
+from dav_ray.diffusion.families import for_search
 from dav_ray.model_folder import model_path
 from dav_ray.recipe import load
 from dav_ray.rewards import registry
@@ -48,7 +48,7 @@ def workload(name: str, folder: Path, device: str, overrides: Sequence[str] = ()
     chunk = Chunk(config.seed, 1, 0, 0, tuple(range(size)), prompts)
     rewards = [(r.label, r.weight, registry.build(r.kind, dict(r.args), device)) for r in config.reward]
     torch.set_num_threads(config.roles.search.threads)
-    return Workload(name, config, build(config, device=device), local_scorer(rewards), chunk, device)
+    return Workload(name, config, for_search(config, device=device), local_scorer(rewards), chunk, device)
 
 
 def configuration(name: str, folder: Path, device: str, overrides: Sequence[str] = ()) -> Config:

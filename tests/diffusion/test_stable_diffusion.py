@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dav_ray.diffusion.stable_diffusion import Parts, StableDiffusion
+from dav_ray.errors import UserError
 from dav_ray.noise import KeyedNoise, PipelineNoise
 from dav_ray.search.base import ancestral
 from dav_ray.types import Cost, Transitions
@@ -268,3 +270,60 @@ def test_the_last_step_is_deterministic_where_it_reaches_alpha_one(
     assert not any(diffusion.deterministic(t) for t in range(2, T + 1))
     assert (nll[3] == 0) == set_alpha_to_one
     assert (nll[:3] != 0).all()
+
+
+# ---- options of speed ----
+
+
+@pytest.fixture
+def draft(tmp_path: Path) -> Callable[..., str]:
+    """An AutoencoderTiny for the tiny pipeline's latents and images."""
+
+    def make(**options: Any) -> str:
+        from diffusers import AutoencoderTiny
+
+        torch.manual_seed(2)
+        sizes = {"encoder_block_out_channels": (4,) * 3, "decoder_block_out_channels": (4,) * 3}
+        blocks = {"num_encoder_blocks": (1,) * 3, "num_decoder_blocks": (1,) * 3}
+        AutoencoderTiny(**{**sizes, **blocks, **options}).save_pretrained(tmp_path / "draft")
+        return str(tmp_path / "draft")
+
+    return make
+
+
+@torch.no_grad()
+def test_early_guesses_are_decoded_by_the_draft_vae(tiny_folder: str, draft: Callable[..., str]) -> None:
+    parts = Parts.load(tiny_folder, draft_vae=draft())
+    diffusion, x = StableDiffusion(parts, steps=T, draft_above=0.5), 3 * states()
+    rough = (parts.draft_vae.decode(x).sample / 2 + 0.5).clamp(0, 1)
+    images = {t: diffusion.decode(x, PROMPTS, t) for t in (0, 3, 4, T)}
+
+    torch.testing.assert_close(images[4], rough)
+    torch.testing.assert_close(images[T], rough)
+    torch.testing.assert_close(images[3], images[0])
+    assert (images[0] - rough).abs().max() > 0.01
+
+
+def test_a_draft_vae_of_other_shapes_is_the_users_mistake(tiny_folder: str, draft: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match="has 8 latent channels, 3 colours, 4 times the size; allowed: 4 latent"):
+        Parts.load(tiny_folder, draft_vae=draft(latent_channels=8))
+
+
+def test_channels_last_is_the_same_model(build: Build) -> None:
+    x, plain, last = 3 * states(), build(), build(channels_last=True)
+    weights = [p for p in last.trainable().parameters() if p.ndim == 4]
+
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    torch.testing.assert_close(mean(last), mean(plain), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(last.decode(x, PROMPTS), plain.decode(x, PROMPTS), rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_is_close_and_its_laws_are_in_full(build: Build) -> None:
+    half, plain = build(autocast="bfloat16"), build()
+    with torch.no_grad():
+        found = half.predict(states(), 4, PROMPTS).kernel
+
+    assert 1e-6 < float((found.mean - mean(plain)).abs().max()) < 0.05
+    assert found.mean.dtype == torch.float32
+    assert found.log_prob(found.mean.unsqueeze(1)).dtype == torch.float64
