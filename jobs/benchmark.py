@@ -1,12 +1,13 @@
 """What accepted samples and optimizer steps cost, against a plain loop and against the limit of the network alone.
 
-    python jobs/benchmark.py [--parts search fit reward growth overheads] [--workloads digits images dna] [--turns 5]
-                             [--device cpu|cuda] [--out runs/benchmark]
+    python jobs/benchmark.py [--parts search fit reward switches growth overheads] [--workloads digits images dna]
+                             [--turns 5] [--device cpu|cuda] [--out runs/benchmark]
 
-search: the E-step; fit: the M-step; reward: with a remote reward that is as slow as the network; growth: by M, T,
-batch and workers; overheads: what a run costs beside its work. Tables on stdout, as Markdown: medians, with the range
-of all turns. OUT gets benchmark.json and benchmark.png. With `--device cuda` the default is `sd15`: networks of the
-sizes of Stable Diffusion 1.5 with random weights, in bfloat16.
+search: the E-step; fit: the M-step; reward: with a remote reward that is as slow as the network; switches: options
+that are off by default, and what they cost in exactness; growth: by M, T, batch, rounds and workers; overheads: what a
+run costs beside its work. Tables on stdout, as Markdown: medians, with the range of all turns. OUT gets benchmark.json
+and benchmark.png. With `--device cuda` the default is `sd15`: networks of the sizes of Stable Diffusion 1.5 with random
+weights, in bfloat16.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
-from performance import fit, growth, overheads, reward, search  # noqa: E402
+from performance import fit, growth, overheads, reward, search, switches  # noqa: E402
 from performance.figure import draw  # noqa: E402
 from performance.options import Options  # noqa: E402
 from performance.workloads import CUDA_NAMES, NAMES  # noqa: E402
@@ -33,6 +34,7 @@ PARTS = {
     "search": search.run,
     "fit": fit.run,
     "reward": reward.run,
+    "switches": switches.run,
     "growth": growth.run,
     "overheads": overheads.run,
 }

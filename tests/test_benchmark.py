@@ -39,15 +39,31 @@ def test_ratios_are_taken_turn_by_turn() -> None:
     assert ratios.show() == "2 (0.5-3)"
 
 
-def test_the_best_batch_has_the_least_cost_and_fits() -> None:
-    costs = {1: 5.0, 2: 3.0, 4: 4.0}
+def test_the_best_batch_is_quickest_per_row_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing, clock = module("timing"), [0.0]
+    costs = {1: 5.0, 2: 6.0, 4: 16.0}  # per call: 5, 3 and 4 per row
 
-    def cost(size: int) -> float:
-        if size > 4:
-            raise torch.OutOfMemoryError
-        return costs[size]
+    def work(size: int) -> Any:
+        def call() -> None:
+            if size > 4:
+                raise torch.OutOfMemoryError
+            clock[0] += costs[size]
 
-    assert module("timing").best_batch(cost, (1, 2, 4, 8, 16)) == 2
+        return call
+
+    monkeypatch.setattr(timing, "now", lambda device: clock[0])
+    assert timing.best_batch(work, (1, 2, 4, 8, 16), "cpu") == 2
+
+
+def test_a_choice_is_moved_by_what_is_not_scored(tmp_path: Path) -> None:
+    """By nothing where nothing is skipped; where all is, as far as from a uniform choice."""
+    switches, workloads = module("switches"), module("workloads")
+    plain, same, half, none = (
+        workloads.workload("digits", tmp_path, "cpu", [*TINY, f"search.score_every={n}"]) for n in (1, 1, 2, 4)
+    )
+    gaps = [switches.choice_gap(plain, work) for work in (same, half, none)]
+
+    assert gaps[0] == 0 and 0 < gaps[1] < gaps[2] < 0.75
 
 
 @pytest.mark.parametrize("name", ["digits", "dna"])

@@ -43,7 +43,7 @@ def measure(name: str, options: Options) -> FitTimes:
     rows = buffer.to_rows(buffer.to_table(work.chunk, search(work)), dict.fromkeys(work.chunk.trajectories, 1.0))
     transitions = work.batch * config.search.steps * config.mstep.epochs
     fitter = Fitter(work.diffusion, config.mstep, config.seed, device=work.device)
-    batch = best_batch(lambda size: seconds(training_step(work, size), work.device) / size, BATCHES)
+    batch = best_batch(lambda size: training_step(work, size), BATCHES, work.device)
     bare, calls = training_step(work, batch), math.ceil(transitions / batch)
     contenders: dict[str, Callable[[], float]] = {
         "limit": lambda: seconds(lambda: [bare() for _ in range(calls)], work.device) / calls / batch,

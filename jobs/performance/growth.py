@@ -6,13 +6,16 @@ import random
 import time
 from dataclasses import dataclass
 
+import torch
 from validation.tables import Table
 
 from dav_ray import buffer
 from dav_ray.mstep.fit import Fitter
 from dav_ray.schedule import Schedule
+from performance.empty_run import empty_run
 from performance.memory import peak_mb
 from performance.options import Found, Options
+from performance.pipeline import pipeline
 from performance.search import search
 from performance.timing import Series, in_turn, seconds
 from performance.workloads import Workload, workload
@@ -20,6 +23,8 @@ from performance.workloads import Workload, workload
 SEARCH = {"candidates": (2, 4, 8, 16), "steps": (5, 10, 20, 40), "chunk": (1, 4, 16, 64)}
 RANKS, ROWS = (4, 16, 64), (8, 32, 128)  # of the adapters; trajectories in the buffer
 POOLS, CHUNKS_EACH = (1, 8, 64, 512), 20
+WORKERS, CHUNKS = (1, 2), 4  # real ones; chunks per worker and turn
+ROUNDS, TENTH = 50, 10
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,13 @@ def run(options: Options) -> Found:
     )
     rows = tuple((str(p.value), str(p.value * CHUNKS_EACH), p.times.show(1e6)) for p in pools)
     simulated = Table("Scheduler, simulated", ("workers", "chunks", "us per chunk"), rows)
-    return Found([Table(f"Growth, {name}", header, tuple(p.row() for p in points)), simulated], [*points, *pools])
+    real, rounds = [_workers(name, options, number) for number in WORKERS], _rounds(options)
+    rows = tuple((str(p.value), p.times.show(1000), real[0].times.over(p.times).show()) for p in real)
+    workers = Table(f"Search workers, {name}", ("workers", "ms per sample", "times one worker's speed"), rows)
+    rows = tuple((f"{p.value} to {p.value + TENTH - 1}", p.times.show()) for p in rounds)
+    empty = Table("Empty rounds", ("rounds", "s per round"), rows)
+    tables = [Table(f"Growth, {name}", header, tuple(p.row() for p in points)), workers, simulated, empty]
+    return Found(tables, [*points, *real, *pools, *rounds])
 
 
 def _search(name: str, options: Options, key: str, value: int) -> Point:
@@ -80,6 +91,23 @@ def _fit(name: str, options: Options, by: str, word: str, value: int) -> Point:
 def _rows(work: Workload) -> buffer.Rows:
     table = buffer.to_table(work.chunk, search(work))
     return buffer.to_rows(table, dict.fromkeys(work.chunk.trajectories, 1.0))
+
+
+def _workers(name: str, options: Options, number: int) -> Point:
+    """Through the pipeline, with so many search workers on this machine."""
+    work = workload(name, options.out, options.device, [f"roles.search.replicas={number}"])
+    samples = CHUNKS * number * work.batch
+    with torch.no_grad(), pipeline(work, options.out) as through:
+        each = {"": lambda: through.seconds(work.chunk, CHUNKS * number) / samples}
+        times = in_turn(each, min(3, options.turns))
+    return Point("search", "workers", number, 0.0, times[""], 0.0)
+
+
+def _rounds(options: Options) -> list[Point]:
+    """Rounds with next to nothing to do, ten by ten, the first left out."""
+    seconds_each = empty_run(options.out, ROUNDS + 1).rounds_s[1:]
+    parts = [seconds_each[first : first + TENTH] for first in range(0, ROUNDS, TENTH)]
+    return [Point("run", "rounds", 2 + i * TENTH, 0.0, Series(part), 0.0) for i, part in enumerate(parts)]
 
 
 def _schedule(workers: int, turns: int) -> Point:

@@ -3,10 +3,6 @@ workers, shards."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +17,9 @@ from validation.tables import Table
 from dav_ray import buffer
 from dav_ray.mstep.mailbox import Job, Mailbox
 from dav_ray.storage import open_storage
+from performance.empty_run import empty_run
 from performance.options import Found, Options
 from performance.timing import Series, in_turn, seconds
-from performance.workloads import empty_recipe
 
 ROUNDS, WORKERS = 8, 8
 SIZES_MB = (10, 500)
@@ -46,26 +42,13 @@ def run(options: Options) -> Found:
 
 
 def _run(out: Path) -> list[Overhead]:
-    """An embedded run whose rounds have one trajectory of two steps, no candidates to choose from."""
-    folder = out.resolve() / f"empty-{time.time_ns()}"
-    recipe, begun = empty_recipe(folder, ROUNDS), time.time()
-    words = [sys.executable, "-m", "dav_ray", "run", str(recipe), "--run-dir", str(folder / "run")]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"})
-    took = time.time() - begun
-    events, metrics = _lines(folder / "run/events.jsonl"), _lines(folder / "run/metrics.jsonl")
-    first = next(event["time"] for event in events if event["event"] == "chunk_committed")
-    rounds = [line["time/round_s"] for line in metrics if "time/round_s" in line]
+    run = empty_run(out, ROUNDS)
+    words = f"an empty round (search, commit, fit, publish, evaluate), 2 to {ROUNDS}"
     return [
-        Overhead("command to first accepted sample, nothing cached by Ray", "s", Series((first - begun,))),
-        Overhead(
-            f"an empty round (search, commit, fit, publish, evaluate), 2 to {ROUNDS}", "s", Series(tuple(rounds[1:]))
-        ),
-        Overhead(f"the whole run of {ROUNDS} empty rounds", "s", Series((took,))),
+        Overhead("command to first accepted sample, nothing cached by Ray", "s", Series((run.first_s,))),
+        Overhead(words, "s", Series(run.rounds_s[1:])),
+        Overhead(f"the whole run of {ROUNDS} empty rounds", "s", Series((run.took_s,))),
     ]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 class Receiver:

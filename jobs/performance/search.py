@@ -20,7 +20,7 @@ from performance.plain import plain_search
 from performance.timing import Series, best_batch, in_turn, seconds
 from performance.workloads import Workload, workload
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PIPELINE_S = 10.0  # that the pipeline is measured per turn, at least
 PLAIN = 1  # trajectories per turn of the plain loop, which is slow
 
@@ -65,7 +65,7 @@ def measure(name: str, options: Options) -> SearchTimes:
     part = replace(work.chunk, trajectories=work.chunk.trajectories[:PLAIN], conditions=work.chunk.conditions[:PLAIN])
     evaluations, chunks = found.cost.network / work.batch, pipeline_chunks(work)
     with torch.no_grad(), pipeline(work, options.out) as through:
-        batch = best_batch(lambda size: seconds(forward(work, size), work.device) / size, BATCHES)
+        batch = best_batch(lambda size: forward(work, size), BATCHES, work.device)
         bare, calls = forward(work, batch), math.ceil(found.cost.network / batch)
         contenders: dict[str, Callable[[], float]] = {
             "limit": lambda: seconds(lambda: [bare() for _ in range(calls)], work.device) / calls / batch * evaluations,

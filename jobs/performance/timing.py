@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,18 @@ def in_turn(contenders: dict[str, Callable[[], float]], turns: int) -> dict[str,
     return {name: Series(tuple(values)) for name, values in found.items()}
 
 
-def best_batch(cost: Callable[[int], float], sizes: Iterable[int], turns: int = 3) -> int:
-    """The size with the least cost (seconds per row), each measured `turns` times; stops where memory runs out."""
-    costs: dict[int, float] = {}
+def best_batch(work: Callable[[int], Callable[[], Any]], sizes: Sequence[int], device: str, turns: int = 3) -> int:
+    """The size at which `work(size)`, called as often as gives the same number of rows, is quickest in the best of its
+    turns; sizes from the first on that does not fit in memory are left out."""
+    fitting: dict[int, float] = {}
     for size in sizes:
         try:
-            cost(size)
-            costs[size] = min(cost(size) for _ in range(turns))
+            work(size)()
         except (torch.OutOfMemoryError, MemoryError):
             break
-    return min(costs, key=lambda size: costs[size])
+        fitting[size] = float("inf")
+    for _ in range(turns):
+        for size in fitting:
+            call, calls = work(size), max(fitting) // size
+            fitting[size] = min(fitting[size], seconds(lambda: [call() for _ in range(calls)], device))  # noqa: B023
+    return min(fitting, key=lambda size: fitting[size])
