@@ -135,6 +135,11 @@ class Config(Section):
     )
     search: Search = Field(default_factory=Search, description="E-step")
     mstep: MStep = Field(default_factory=MStep, description="M-step")
+    batches: Literal["given", "probed"] = Field(
+        default="given",
+        description="probed: search.chunk, search.micro_batch, search.decode_batch and mstep.micro_batch are found by "
+        "throughput and memory when the run starts, and frozen in config.yaml; what is typed for them does not count",
+    )
     roles: Roles = Field(default_factory=Roles, validate_default=True, description="who runs where")
     evaluate: Evaluate = Field(default_factory=Evaluate, description="held-out evaluation after each round")
     track: Track = Field(default_factory=Track, description="experiment trackers")
@@ -261,7 +266,8 @@ class Config(Section):
         search, mstep, ranks = info.data.get("search"), info.data.get("mstep"), value.train.replicas
         if search is None or mstep is None:
             return value
-        group = min(search.trajectories, mstep.group * search.chunk)
+        probed = info.data.get("batches") == "probed"  # the chunk is made large enough
+        group = search.trajectories if probed else min(search.trajectories, mstep.group * search.chunk)
         if group < ranks:
             raise ValueError(
                 f"roles.train.replicas = {ranks}: the trainer gets {group} trajectories at a time; "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from dav_ray import lease
+from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
 from dav_ray.interrupt import interrupted, interruptible
@@ -61,11 +62,15 @@ def finished(storage: Storage) -> bool:
 
 
 def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: Progress) -> None:
+    from dav_ray.probe_tasks import settle
     from dav_ray.prometheus import Prometheus
     from dav_ray.session import cluster_name, connected, session
 
-    config = recipe.config
-    with connected(address, config), interruptible():  # Ray's start takes the signals over: take them back
+    with connected(address, recipe.config), interruptible():  # Ray's start takes the signals over: take them back
+        recipe, probed = settle(recipe, storage)
+        config = recipe.config
+        if config.batches == "probed":
+            progress.say(f"batches: {Batches.of(config)}")
         storage.write("config.yaml", recipe.yaml.encode())
         write_marker(storage)
         store = ManifestStore(storage)
@@ -74,6 +79,8 @@ def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: P
         prometheus = Prometheus(place.rpartition("/")[2])
         log = RunLog(storage, opened.epoch, trackers, prometheus)
         log.event("driver_started", round=opened.round, phase=opened.phase, cluster=cluster_name())
+        if probed:
+            log.event("batches_probed", **probed)
         sweep_leftovers(storage, store, log)
         retention = Retention(config, storage, store, log)
         progress.say("starting the search, reward and train actors")

@@ -153,6 +153,9 @@ class Fits:
         self._places |= places
         for fields in ask("driver", "what ranks lost", self._actors.mailbox.lost.remote()):
             self._log.event("tables_lost", **fields)
+        for fields in ask("driver", "whose memory ran out", self._actors.mailbox.halved.remote()):
+            self._log.event("out_of_memory", role="train", **fields)
+            self._restarts = 0  # it ends at one transition, however often ranks are started again until then
         self._log.live("workers", len(places), role="train")
         return len(places)
 

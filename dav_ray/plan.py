@@ -13,6 +13,7 @@ from dav_ray.search.options import Search
 from dav_ray.search.skipping import change, counts, unscored
 
 STEPWISE = ("dav", "smc", "refine")  # strategies that tilt and weigh each step
+PROBED = "sizes of chunk and batches are found when the run starts: chunks and optimizer steps may be other numbers"
 SPARE_CPUS = 1  # Ray Data's own tasks need one free, else the buffer waits for ever
 
 
@@ -111,6 +112,7 @@ def render(config: Config, plan: Plan) -> str:
         ("evaluations per round", per_round),
         ("reward calls per sample", calls),
         ("training per round", f"{plan.transitions:,} transitions, {plan.optimizer_steps} optimizer steps"),
+        *([("batches", PROBED)] if config.batches == "probed" else []),
         *((f"role {need.name}", describe_need(need)) for need in plan.roles),
         (
             "all roles",

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, show
@@ -15,6 +16,7 @@ from dav_ray.model_folder import model_mistakes, model_path
 from dav_ray.placement_checks import role_mistakes
 from dav_ray.recipe import Recipe, differing_keys
 from dav_ray.reward_checks import import_class, known, reward_mistakes
+from dav_ray.tree import parse
 
 CONNECT_TIMEOUT_S = 1.0
 FEATURES = ("auto", "pixels", "digits")
@@ -70,12 +72,16 @@ def check_run_dir(run_dir: str, recipe: Recipe) -> None:
     """Raises UserError if a run of this recipe can't live in, or be continued from, this directory."""
     if not _is_uri(run_dir):
         _check_local(run_dir)
-    stored = read_run_file(run_dir, "config.yaml")
-    if stored is not None and (lines := differing_keys(stored, recipe.yaml, f"{run_dir}/config.yaml")):
+    stored, where = read_run_file(run_dir, "config.yaml"), f"{run_dir}/config.yaml"
+    if stored is None:
+        return
+    probed = recipe.config.batches == "probed" and parse(stored, where).get("batches", "given") != "given"
+    free = Batches.of(recipe.config).by_key() if probed else ()
+    if lines := differing_keys(stored, recipe.yaml, where, free=free):
         raise UserError(
             [
                 f"--run-dir {run_dir}: holds a run of other settings; allowed: the same, or a new directory",
-                *(f"{run_dir}/config.yaml: {line}" for line in lines),
+                *(f"{where}: {line}" for line in lines),
             ]
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, allowed, field_of, is_key, nearest_key, required_below, show
@@ -66,16 +67,31 @@ def from_yaml(text: str, where: str) -> Recipe:
     return _build(Path(where).parent.name, parse(text, where), Path("."), {})
 
 
+def with_batches(recipe: Recipe, batches: Batches) -> Recipe:
+    """The recipe with these sizes in place of what it has for them; references elsewhere stay as typed. UserError where
+    a whole section is a reference."""
+    tree = parse(recipe.yaml, recipe.name)
+    for key, size in batches.by_key().items():
+        try:
+            assign(tree, f"{key}={size}")
+        except ValueError as error:
+            raise UserError(
+                f"batches = probed: {key}: {error}; allowed: keys written out, or batches = given"
+            ) from None
+    return _build(recipe.name, tree, Path("."), {})
+
+
 def shipped() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def differing_keys(stored: str, given: str, where: str = "config.yaml") -> list[str]:
+def differing_keys(stored: str, given: str, where: str = "config.yaml", *, free: Collection[str] = ()) -> list[str]:
     """One line per key that differs between two stored configurations, with both values.
 
-    Keys that may change when a run is continued (`roles.may_change`) are left out. A key of which a release that stored
-    one of them knew nothing counts as its default. Raises UserError naming `where` if that is no YAML.
+    Keys that may change when a run is continued (`roles.may_change`) and those of `free` are left out. A key of which a
+    release that stored one of them knew nothing counts as its default. Raises UserError naming `where` if that is no
+    YAML.
     """
     old, new = dict(_flat(parse(stored, where))), dict(_flat(parse(given, "the recipe")))
     absent = object()
@@ -84,7 +100,7 @@ def differing_keys(stored: str, given: str, where: str = "config.yaml") -> list[
         field = field_of(key)
         default = field.default if field and isinstance(field.default, str | int | float | None) else absent
         was, now = (values.get(key, default) for values in (old, new))
-        if was != now and not may_change(key):
+        if was != now and key not in free and not may_change(key):
             words = ["not set" if value is absent else show(value) for value in (was, now)]
             lines.append(f"{key}: was {words[0]}, now {words[1]}")
     return lines

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "dav_ray"
 SINGLE = (
     *("types", "noise", "schedule", "config", "manifest", "storage", "buffer", "policy", "evaluate"),
-    *("sequences", "checkpoint", "masked_model", "pretrain"),
+    *("sequences", "checkpoint", "masked_model", "pretrain", "batches", "probing"),
     *("lease", "retention", "local_files", "object_storage", "interrupt"),
 )
 FOLDERS = ("diffusion", "search", "rewards", "samples", "problems")

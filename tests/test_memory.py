@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ from dav_ray.run_files import RunLog, write_marker
 from dav_ray.search.actor import SearchActor, WorkerSpec
 from dav_ray.storage import open_storage
 from dav_ray.types import Chunk
+from tests.runs import events, finish, masked_recipe
 from tests.test_dispatch import Item, Round, Sleeper, never
 
 
@@ -205,3 +208,63 @@ def test_one_state_that_does_not_fit_ends_the_run(bench: Bench) -> None:
         ray.get(bench.worker(0).search.remote(bench.chunk())[1])
     with pytest.raises(RunError, match=r"one state at a time .* \(it ended workers\)"):
         ray.get(bench.worker(100).search.remote(bench.chunk(), 9)[1])
+
+
+NARROW = """
+from typing import Any
+
+from dav_ray import cli
+from dav_ray.mstep import train
+
+loop = train.train_loop
+
+
+def narrow(settings: dict[str, Any]) -> None:
+    import torch
+    from dav_ray.mstep import fit
+
+    whole = fit.accumulate
+
+    def accumulate(*words: Any, micro_batch: int, **rest: Any) -> Any:
+        if micro_batch > ROWS:
+            raise torch.OutOfMemoryError(f"Tried to allocate room for {micro_batch} rows")
+        return whole(*words, micro_batch=micro_batch, **rest)
+
+    fit.accumulate = accumulate
+    loop(settings)
+
+
+train.train_loop = narrow
+cli.main()
+"""
+
+
+def train_in(folder: Path, rows: int, batch_size: int, code: int) -> tuple[str, list[dict[str, Any]]]:
+    """A round of two ranks with room for so many transitions: output, and the events of lost memory."""
+    masked_recipe(
+        folder,
+        rounds=1,
+        mstep={"learning_rate": 0.01, "batch_size": batch_size, "lora": {"targets": ["convs"]}},
+        roles={"search": {"cpus": 0.2}, "reward": {"cpus": 0.1}, "train": {"replicas": 2, "cpus": 0.2}},
+    )
+    (folder / "narrow.py").write_text(NARROW.replace("ROWS", str(rows)))
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    words = [sys.executable, "narrow.py", "run", "tiny.yaml", "--run-dir", f"run-{rows}"]
+    process = subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = finish(process, code)
+    return output, [event for event in events(folder / f"run-{rows}") if event["event"] == "out_of_memory"]
+
+
+@pytest.mark.slow
+def test_ranks_that_run_out_of_memory_halve_their_micro_batch(tmp_path: Path) -> None:
+    """Thirty-two transitions a step and rank, room for two: more restarts than a round has for other troubles."""
+    _, told = train_in(tmp_path, 2, 64, 0)
+    assert [event["micro_batch"] for event in told] == [16, 8, 4, 2] and {event["role"] for event in told} == {"train"}
+    assert told[0]["cause"] == "OutOfMemoryError: Tried to allocate room for 32 rows"
+
+
+@pytest.mark.slow
+def test_one_transition_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
+    output, told = train_in(tmp_path, 0, 4, 1)
+    assert [event["micro_batch"] for event in told] == [1]
+    assert "train: out of memory, " in output and "taken, with mstep.micro_batch = 1: OutOfMemoryError" in output

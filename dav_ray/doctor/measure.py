@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from dav_ray.config import Config
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.doctor.timing import Rates
+from dav_ray.mstep.options import batch_of_rank
 from dav_ray.noise import KeyedNoise
 from dav_ray.types import Transitions
 
@@ -29,14 +31,13 @@ def measure(config: Config, device: str) -> Rates:
     evaluation_s, decode_s = _search(config, diffusion)
     fitted = build(config, device=device, autocast=config.mstep.precision, micro_batch=config.mstep.micro_batch)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    return Rates(evaluation_s, decode_s, _train(config, fitted), _peak(device), name)
+    return Rates(evaluation_s, decode_s, _train(config, fitted), peak(device), name)
 
 
 def _search(config: Config, diffusion: Diffusion) -> tuple[float, float]:
     search = config.search
     rows = min(search.micro_batch, search.chunk * search.candidates * search.particles)
-    conditions = [config.prompts[i % len(config.prompts)] for i in range(rows)]
-    x = diffusion.prior(conditions, KeyedNoise(0, 0, range(rows)).at(diffusion.steps))
+    x, conditions = states(config, diffusion, rows)
     with torch.no_grad():
         predict = _seconds(lambda: diffusion.predict(x, diffusion.steps, conditions))
         decoded = min(rows, search.decode_batch)
@@ -46,29 +47,41 @@ def _search(config: Config, diffusion: Diffusion) -> tuple[float, float]:
 
 def _train(config: Config, diffusion: Diffusion) -> float:
     mstep = config.mstep
-    rows = min(mstep.micro_batch, max(1, mstep.batch_size // config.roles.train.replicas))
+    rows = min(mstep.micro_batch, batch_of_rank(mstep, config.roles.train.replicas))
+    batch = transitions(config, diffusion, rows)
+    return _seconds(lambda: train_step(config, diffusion, batch)) / rows
+
+
+def states(config: Config, diffusion: Diffusion, rows: int) -> tuple[Tensor, list[str]]:
+    """x_T [rows, *event], and a prompt for each."""
     conditions = [config.prompts[i % len(config.prompts)] for i in range(rows)]
-    noise = KeyedNoise(0, 0, range(rows))
+    return diffusion.prior(conditions, KeyedNoise(0, 0, range(rows)).at(diffusion.steps)), conditions
+
+
+@torch.no_grad()
+def transitions(config: Config, diffusion: Diffusion, rows: int) -> Transitions:
+    """First steps, x_T to x_{T-1}."""
     t = diffusion.steps
-    with torch.no_grad():
-        x_t = diffusion.prior(conditions, noise.at(t))
-        x_prev = diffusion.predict(x_t, t, conditions).kernel.sample(1, noise.at(t - 1))[:, 0]
-    batch = Transitions(x_t, x_prev, torch.full((rows,), t), conditions)
+    x_t, conditions = states(config, diffusion, rows)
+    noise = KeyedNoise(0, 0, range(rows)).at(t - 1)
+    x_prev = diffusion.predict(x_t, t, conditions).kernel.sample(1, noise)[:, 0]
+    return Transitions(x_t, x_prev, torch.full((rows,), t), conditions)
 
-    def step() -> None:
-        loss = diffusion.step_loss(batch, reference=mstep.kl > 0)
-        (loss.nll + mstep.kl * loss.kl).sum().backward()
 
-    return _seconds(step) / rows
+def train_step(config: Config, diffusion: Diffusion, batch: Transitions) -> None:
+    """Forward, reference and backward, as in the M-step."""
+    loss = diffusion.step_loss(batch, reference=config.mstep.kl > 0)
+    (loss.nll + config.mstep.kl * loss.kl).sum().backward()
 
 
 def _seconds(call: Callable[[], object]) -> float:
     """Mean time of a call, after one that does not count."""
-    first = _once(call)
-    return first if first > WARM_S else sum(_once(call) for _ in range(REPEATS)) / REPEATS
+    first = seconds(call)
+    return first if first > WARM_S else sum(seconds(call) for _ in range(REPEATS)) / REPEATS
 
 
-def _once(call: Callable[[], object]) -> float:
+def seconds(call: Callable[[], object]) -> float:
+    """Time of one call, until the GPU is done with it."""
     start = time.monotonic()
     call()
     if torch.cuda.is_available():
@@ -76,7 +89,8 @@ def _once(call: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
-def _peak(device: str) -> int:
+def peak(device: str) -> int:
+    """Bytes at most so far: of this process' tensors on the GPU, or of the whole process on the host."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

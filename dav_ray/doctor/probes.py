@@ -21,6 +21,7 @@ from dav_ray.placement import actor_options
 from dav_ray.rewards.actor import RewardActor
 from dav_ray.rewards.options import Reward
 from dav_ray.roles import Role
+from dav_ray.tasks import run_as
 
 ANSWER_S = 60.0
 START_S = 300.0
@@ -110,14 +111,9 @@ def rates(config: Config, pool: Pool, timeout_s: float = MEASURE_S) -> Rates | F
     role = config.roles.search
     if all(node.lacks(actor_demand(role)) for node in pool.nodes):
         return Finding("time per round", "not measured: no node is up that could hold a search worker")
-    options = actor_options(role, "", "")
-    for name in ("name", "namespace", "max_restarts", "max_task_retries"):
-        del options[name]
-    ref = ray.remote(_measure).options(**options, max_retries=0).remote(config)
     try:
-        return ray.get(ref, timeout=timeout_s)
-    except exceptions.GetTimeoutError:
-        ray.cancel(ref, force=True)
+        return run_as(role, _measure, config, timeout_s=timeout_s)
+    except TimeoutError:
         return Finding("time per round", f"not measured: no result in {timeout_s:.0f} s", ok=False)
     except exceptions.RayError as error:
         return Finding("time per round", f"not measured: {last_line(error)}", ok=False)

@@ -19,7 +19,7 @@ from dav_ray.device import peak_memory_gb
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.errors import RunError
 from dav_ray.mstep.objective import Rows, accumulate, batches
-from dav_ray.mstep.options import MStep
+from dav_ray.mstep.options import MStep, batch_of_rank
 from dav_ray.noise import generator
 
 
@@ -74,7 +74,7 @@ class Fitter:
         rank, world = _rank_and_world()
         # one number longer than the search's keys (seed, round, trajectory, t, copy): no stream serves twice
         order = generator(self._seed, *key, rank, 0)
-        size = max(1, self._config.batch_size // world)
+        size = batch_of_rank(self._config, world)
         start = time.monotonic()
         for index, t in batches(rows, self._diffusion.steps, size, order):
             self._step(rows, index, t, totals)

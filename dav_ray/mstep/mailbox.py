@@ -85,6 +85,8 @@ class Mailbox:
         self._troubles: list[str] = []  # what ranks raised since the last result
         self._places: dict[int, Place] = {}  # rank -> where it last asked from
         self._lost: list[dict[str, Any]] = []  # datasets that ranks could not read, until the driver asks
+        self._micro_batch: int | None = None  # what is left of the ranks' micro-batch once memory ran out
+        self._halved: list[dict[str, Any]] = []  # how it came to that, until the driver asks
         self._stopped = False
 
     async def post_job(self, job: Job) -> None:
@@ -120,6 +122,23 @@ class Mailbox:
         """What `lose` was told since this was asked last."""
         lost, self._lost = self._lost, []
         return lost
+
+    async def halve(self, rank: int, micro_batch: int, took: str, cause: str) -> None:
+        """A rank ran out of memory with a micro-batch of so many transitions, more than one: all ranks go on with half,
+        once Ray Train has started them again. What its peers raise meanwhile counts from here."""
+        half = micro_batch // 2
+        if self._micro_batch is None or half < self._micro_batch:
+            self._micro_batch, self._troubles = half, []
+            self._halved.append({"rank": rank, "micro_batch": half, "took": took, "cause": cause})
+
+    async def halved(self) -> list[dict[str, Any]]:
+        """What `halve` was told since this was asked last."""
+        halved, self._halved = self._halved, []
+        return halved
+
+    async def micro_batch(self, most: int) -> int:
+        """Transitions that go through the ranks' networks at once."""
+        return most if self._micro_batch is None else min(most, self._micro_batch)
 
     async def hand_in(self, round: int, metrics: dict[str, float], version: int, weights: Any) -> None:
         if self._job is not None and self._job.round == round:

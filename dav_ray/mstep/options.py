@@ -58,3 +58,8 @@ class MStep(Section):
         ge=1,
         description="chunks per group: the unit in which a round reaches the trainer's first epoch",
     )
+
+
+def batch_of_rank(mstep: MStep, ranks: int) -> int:
+    """Transitions of one rank per optimizer step, at most."""
+    return max(1, mstep.batch_size // ranks)

@@ -5,6 +5,7 @@ One job for the whole run, or with `roles.train.lifetime: round` one per round.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
 from dav_ray.interrupt import TRAINER_THREAD
 from dav_ray.mstep.mailbox import Job, Place, Share, ask
+from dav_ray.mstep.options import batch_of_rank
 from dav_ray.placement import demand, runtime_env
 from dav_ray.storage import Storage, open_storage
 
@@ -98,26 +100,39 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     except DavRayError as error:
         ask("train", "a failure", mailbox.fail.remote(error))
         raise
+    except Halved:
+        raise
     except Exception as error:
-        if (failure := _out_of_memory(error, spec)) is not None:
-            ask("train", "a failure", mailbox.fail.remote(failure))
         ask("train", "a trouble", mailbox.trouble.remote(f"{type(error).__name__}: {error}"))
         raise
 
 
-def _out_of_memory(error: Exception, spec: TrainSpec) -> RunError | None:
-    """Nothing that starting again would mend; None where it is something else."""
+@contextlib.contextmanager
+def within_memory(mailbox: Any, rank: int, micro_batch: int, *, halve: bool = True) -> Iterator[None]:
+    """Halved where memory runs out, once the mailbox knows. RunError where starting again would not mend it: with one
+    transition at a time, or (halve = False) where it does not depend on their number."""
     from dav_ray.device import in_a_line, memory_in_words, out_of_memory
 
-    if not out_of_memory(error):
-        return None
-    words = f"out of memory, {memory_in_words()} taken, with mstep.micro_batch = {spec.config.mstep.micro_batch}"
-    return RunError("train", f"{words}: {in_a_line(error)}")
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        took, cause = memory_in_words(), in_a_line(error)
+        if not halve or micro_batch == 1:
+            words = f"out of memory, {took} taken, with mstep.micro_batch = {micro_batch}"
+            raise RunError("train", f"{words}: {cause}") from error
+        ask("train", "half the micro-batch", mailbox.halve.remote(rank, micro_batch, took, cause))
+        raise Halved(cause) from error
 
 
 def serve(spec: TrainSpec, mailbox: Any, rank: int) -> None:
     """Rounds from the mailbox, until it says stop."""
-    learner, storage = Learner(spec), open_storage(spec.run_dir)
+    most = min(spec.config.mstep.micro_batch, batch_of_rank(spec.config.mstep, spec.config.roles.train.replicas))
+    micro_batch = ask("train", "the micro-batch", mailbox.micro_batch.remote(most))
+    with within_memory(mailbox, rank, micro_batch, halve=False):
+        learner = Learner(spec, micro_batch)
+    storage = open_storage(spec.run_dir)
     place = Place(ray.get_runtime_context().get_node_id(), uuid.uuid4().hex, os.getpid())
     while True:
         job = ask("train", "the next round", mailbox.job.remote(rank, place))
@@ -126,17 +141,22 @@ def serve(spec: TrainSpec, mailbox: Any, rank: int) -> None:
         if job is None or learner.version > job.base:
             time.sleep(POLL_S)
             continue
-        learner.train(job, _groups(mailbox, storage, job, rank), mailbox, rank)
+        with within_memory(mailbox, rank, micro_batch):
+            learner.train(job, _groups(mailbox, storage, job, rank), mailbox, rank)
 
 
 class Stopped(Exception):
     """The trainer was ended while this rank waited for rows."""
 
 
-class Learner:
-    """The model, its optimizer and the policy version they stand at."""
+class Halved(Exception):
+    """Memory ran out on this rank: Ray Train starts the ranks again, which take half as much at once."""
 
-    def __init__(self, spec: TrainSpec) -> None:
+
+class Learner:
+    """The model, its optimizer and the policy version they stand at. micro_batch: transitions at once."""
+
+    def __init__(self, spec: TrainSpec, micro_batch: int) -> None:
         import torch
         from ray.train.torch import get_device, prepare_model
 
@@ -149,15 +169,13 @@ class Learner:
         config = spec.config
         torch.set_num_threads(config.roles.train.threads)
         device = str(get_device())
-        self._diffusion = build(
-            config, device=device, autocast=config.mstep.precision, micro_batch=config.mstep.micro_batch
-        )
+        self._diffusion = build(config, device=device, autocast=config.mstep.precision, micro_batch=micro_batch)
         wrapped = self._diffusion.parallelise(lambda module: prepare_model(module, move_to_device=False))
         defer = getattr(wrapped, "no_sync", None)  # only the DDP wrapper has it
         device_type = device.split(":")[0]
         self._fitter = Fitter(
             self._diffusion,
-            config.mstep,
+            config.mstep.model_copy(update={"micro_batch": micro_batch}),
             config.seed,
             device=device_type,
             **({"defer": defer} if defer else {}),

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
+import torch
 
 from dav_ray.errors import RunError
 from dav_ray.manifest import Shard
+from dav_ray.mstep import train
 from dav_ray.mstep.mailbox import Group, Job, Mailbox, Place, Share
 
 JOB = Job(round=1, base=0, groups=2, rows=6)
@@ -105,3 +110,50 @@ def test_what_ranks_lost_is_told_once() -> None:
     answer(box.lose(1, 3, 0, "ObjectLostError"))
     assert answer(box.lost()) == [{"rank": 1, "round": 3, "group": 0, "cause": "ObjectLostError"}]
     assert answer(box.lost()) == []
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_of_all_ranks_once() -> None:
+    """Both ranks told of the same one; what their peers raised before counts no more."""
+    box = Mailbox(hold=str)
+    assert answer(box.micro_batch(16)) == 16
+    answer(box.trouble("RuntimeError: connection closed"))
+    answer(box.halve(1, 16, "1 GB", "OutOfMemoryError: 16"))
+    assert answer(box.troubles()) == []
+    answer(box.trouble("RuntimeError: connection closed"))
+    answer(box.halve(0, 16, "1 GB", "OutOfMemoryError: 16"))
+    assert answer(box.micro_batch(16)) == 8 and answer(box.micro_batch(4)) == 4
+    assert answer(box.troubles()) == ["RuntimeError: connection closed"]
+    answer(box.halve(0, 8, "1 GB", "OutOfMemoryError: 8"))
+    told = [{"rank": 1, "micro_batch": 8, "took": "1 GB", "cause": "OutOfMemoryError: 16"}]
+    told += [{"rank": 0, "micro_batch": 4, "took": "1 GB", "cause": "OutOfMemoryError: 8"}]
+    assert answer(box.halved()) == told and answer(box.halved()) == []
+    answer(box.stop())
+    answer(box.reopen())
+    assert answer(box.micro_batch(16)) == 4  # another trainer has no more memory
+
+
+class Near:
+    """The mailbox as a handle whose calls are done at once."""
+
+    def __init__(self, box: Mailbox) -> None:
+        self._box = box
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *words: answer(getattr(self._box, name)(*words)))
+
+
+def test_a_rank_without_memory_tells_the_mailbox_until_it_has_one_transition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "ask", lambda role, what, found: found)
+    box = Mailbox(hold=str)
+    while (size := answer(box.micro_batch(6))) > 1:
+        with pytest.raises(train.Halved), train.within_memory(Near(box), 0, size):
+            raise torch.OutOfMemoryError(f"room for {size}")
+    assert [one["micro_batch"] for one in answer(box.halved())] == [3, 1]
+    words = r"train: out of memory, .* taken, with mstep.micro_batch = 1: OutOfMemoryError: room for 1$"
+    with pytest.raises(RunError, match=words), train.within_memory(Near(box), 0, 1):
+        raise torch.OutOfMemoryError("room for 1")
+    with pytest.raises(RunError, match="with mstep.micro_batch = 6"), train.within_memory(Near(box), 0, 6, halve=False):
+        raise MemoryError  # of the model, not of what goes through it
+    with pytest.raises(RuntimeError, match="other"), train.within_memory(Near(box), 0, 6):
+        raise RuntimeError("other")
+    assert answer(box.halved()) == []
