@@ -17,7 +17,7 @@ from dav_ray.batches import LONGEST_S, Batches, Measured, choose, chunk_for, gro
 from dav_ray.config import Config
 from dav_ray.device import free_memory, memory_in_words, out_of_memory, quiet
 from dav_ray.diffusion.base import Diffusion
-from dav_ray.diffusion.families import build
+from dav_ray.diffusion.families import build, for_search
 from dav_ray.doctor.measure import peak, seconds, states, train_step, transitions
 from dav_ray.doctor.memory import TRAINED
 from dav_ray.errors import RunError
@@ -41,7 +41,7 @@ def probe_search(config: Config, device: str) -> Probed:
     quiet()
     torch.set_num_threads(config.roles.search.threads)
     limit = _limit(config, config.roles.search, device)
-    diffusion = build(config, device=device)
+    diffusion = for_search(config, device=device)
     most = largest_chunk(config) * states_per_trajectory(config)
     given, measured = Batches.of(config), dict[str, list[Measured]]()
     decoded = given.decode_batch
@@ -84,9 +84,10 @@ def _once(call_for: Callable[[int], Callable[[], object]], size: int, device: st
     _forget_peak(device)
     try:
         call = call_for(size)
+        seconds(call)
         took = seconds(call)
         if took <= LONGEST_S:
-            took = min(seconds(call), seconds(call))
+            took = min(took, seconds(call))
         return Measured(size, took, peak(device))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

@@ -187,7 +187,8 @@ def test_memory_that_runs_out_ends_the_growth_and_names_the_role(
             model._policy = Narrow(model._policy, rows)
             return model
 
-        monkeypatch.setattr(probing, "build", built)
+        for name in ("build", "for_search"):
+            monkeypatch.setattr(probing, name, built)
 
     narrow(2)
     for found in (probe_search(masked, "cpu"), probe_train(masked, "cpu")):
