@@ -20,7 +20,8 @@ def forward(work: Workload, size: int) -> Callable[[], Tensor]:
     unet = policy.config
     dtype = policy.dtype
     x = torch.randn(passes * size, unet.in_channels, unet.sample_size, unet.sample_size, device=work.device)
-    text = torch.randn(passes * size, 77, unet.cross_attention_dim, device=work.device)
+    tokens = work.diffusion._parts.tokenizer.model_max_length  # type: ignore[attr-defined]
+    text = torch.randn(passes * size, tokens, unet.cross_attention_dim, device=work.device)
     steps = torch.randint(0, 1000, (passes * size,), device=work.device)
     x, text = x.to(dtype), text.to(dtype)
     return lambda: policy(x, steps, encoder_hidden_states=text).sample
@@ -29,11 +30,10 @@ def forward(work: Workload, size: int) -> Callable[[], Tensor]:
 def training_step(work: Workload, size: int) -> Callable[[], None]:
     """Forward and backward of `size` states, and the reference's forward where the objective needs it."""
     run, policy = forward(work, size), work.diffusion.trainable()
-    reference = work.config.mstep.kl > 0
 
     def step() -> None:
-        if reference:
-            with torch.no_grad():
+        if work.config.mstep.kl > 0:
+            with torch.no_grad(), work.diffusion._reference():  # type: ignore[attr-defined]
                 run()
         run().float().square().mean().backward()
         policy.zero_grad(set_to_none=True)
