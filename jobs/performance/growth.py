@@ -21,7 +21,11 @@ from performance.timing import Series, in_turn, seconds
 from performance.workloads import Workload, workload
 
 SEARCH = {"candidates": (2, 4, 8, 16), "steps": (5, 10, 20, 40), "chunk": (1, 4, 16, 64)}
-RANKS, ROWS = (4, 16, 64), (8, 32, 128)  # of the adapters; trajectories in the buffer
+RANKS, ROWS, MICRO = (
+    (4, 16, 64),
+    (8, 32, 128),
+    (16, 64, 256),
+)  # of the adapters; in the buffer; at once
 POOLS, CHUNKS_EACH = (1, 8, 64, 512), 20
 WORKERS, CHUNKS = (1, 2), 4  # real ones; chunks per worker and turn
 ROUNDS, TENTH = 50, 10
@@ -49,6 +53,7 @@ def run(options: Options) -> Found:
     points = [_search(name, options, key, value) for key, values in SEARCH.items() for value in values]
     points += [_fit(name, options, "rank of the adapters", f"mstep.lora.rank={rank}", rank) for rank in RANKS]
     points += [_fit(name, options, "trajectories", f"search.chunk={rows}", rows) for rows in ROWS]
+    points += [_fit(name, options, "micro-batch", f"mstep.micro_batch={size}", size) for size in MICRO]
     pools = [_schedule(workers, options.turns) for workers in POOLS]
     header = (
         "what",
@@ -79,7 +84,8 @@ def _search(name: str, options: Options, key: str, value: int) -> Point:
 
 
 def _fit(name: str, options: Options, by: str, word: str, value: int) -> Point:
-    work = workload(name, options.out, options.device, [word, "search.candidates=2", "mstep.epochs=1"])
+    words = ["search.candidates=2", "mstep.epochs=1", "mstep.batch_size=256", word]
+    work = workload(name, options.out, options.device, words)
     rows = _rows(work)
     fitter = Fitter(work.diffusion, work.config.mstep, work.config.seed, device=work.device)
     transitions = work.batch * work.config.search.steps

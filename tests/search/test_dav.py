@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from dav_ray.diffusion.base import Room
+from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.noise import KeyedNoise
 from dav_ray.problems.base import BulkNoise, scorer
 from dav_ray.problems.gaussian import Bowl, HalfSpace, Linear, LinearGaussian
@@ -363,6 +364,31 @@ def test_evaluations_per_trajectory(num: int, gradient: bool, beta: float, last_
 def test_evaluations_of_a_chunk_are_those_of_its_trajectories() -> None:
     found = search(toy=LinearGaussian(steps=50), num=16)
     assert found.cost == Cost(network=6 * 785, reward=6 * 800)
+
+
+class Watched(LinearGaussian):
+    """Knows how many of its predictions are alive when it makes another."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps=steps)
+        self._made: list[weakref.ref[Prediction]] = []
+        self.alive: list[int] = []
+
+    def predict(self, *args: Any, **words: Any) -> Prediction:
+        self.alive.append(sum(made() is not None for made in self._made))
+        prediction = super().predict(*args, **words)
+        self._made.append(weakref.ref(prediction))
+        return prediction
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_nothing_of_past_steps_is_kept_but_states(gradient: bool) -> None:
+    """However long the trajectory, what was predicted is held until the next choice."""
+    toy = Watched(steps=30)
+    found = search(toy=toy, gradient=gradient)
+
+    assert len(toy.alive) >= 30 and max(toy.alive) <= 2
+    assert found.states.shape[0] == 31 and found.targets is None
 
 
 # ---- the strategies without search ----
