@@ -28,7 +28,7 @@ from performance.figure import draw  # noqa: E402
 from performance.options import Options  # noqa: E402
 from performance.workloads import CUDA_NAMES, NAMES  # noqa: E402
 
-from dav_ray.device import quiet  # noqa: E402
+from dav_ray.device import keep_freed_memory, quiet  # noqa: E402
 
 PARTS = {
     "search": search.run,
@@ -53,6 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA GPU; allowed: cpu")
     quiet()
+    keep_freed_memory()  # as search workers and ranks do
     given.out.mkdir(parents=True, exist_ok=True)
     names = given.workloads or (CUDA_NAMES if given.device == "cuda" else NAMES)
     options = Options(names, given.turns, given.device, given.out)

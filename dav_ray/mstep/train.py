@@ -160,12 +160,13 @@ class Learner:
         import torch
         from ray.train.torch import get_device, prepare_model
 
-        from dav_ray.device import quiet
+        from dav_ray.device import keep_freed_memory, quiet
         from dav_ray.diffusion.families import build
         from dav_ray.mstep.fit import Fitter
         from dav_ray.run_files import check_marker
 
         quiet()
+        keep_freed_memory()
         config = spec.config
         torch.set_num_threads(config.roles.train.threads)
         device = str(get_device())

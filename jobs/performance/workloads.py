@@ -60,8 +60,8 @@ def configuration(name: str, folder: Path, device: str, overrides: Sequence[str]
         words += ["search.trajectories=8", "mstep.micro_batch=16", "mstep.lora.targets=[to_q,to_k,to_v,to_out.0]"]
         return load("digits", [*words, "evaluate.features=pixels", "evaluate.heldout=[]", *overrides]).config
     if name == "dna":
-        words = [f"model.path={_saved(folder / 'dna', _save_dna)}", "search.steps=16", "search.candidates=10"]
-        words += ["search.chunk=8", "search.trajectories=8", "search.micro_batch=32", "reward={kind: gc_content}"]
+        words = [f"model.path={_saved(folder / 'dna', _save_dna)}", "search.steps=128", "search.candidates=10"]
+        words += ["search.chunk=2", "search.trajectories=2", "search.micro_batch=32", "reward={kind: gc_content}"]
         return load("dna", [*words, "evaluate.heldout=[]", *overrides]).config
     half = "bfloat16" if device == "cuda" else "float32"
     words = [f"model.path={_saved(folder / 'sd15', _save_sd15)}", f"model.dtype={half}", f"mstep.precision={half}"]
