@@ -7,7 +7,6 @@ metadata: any Parquet reader can open a shard, and Ray Data passes the column on
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -93,14 +92,14 @@ def to_rows(table: pa.Table, weights: dict[int, float]) -> Rows:
 
 def encode(table: pa.Table) -> tuple[bytes, str]:
     """A shard's bytes and their sha256. The same rows give the same bytes."""
-    file = io.BytesIO()
+    file = pa.BufferOutputStream()
     pq.write_table(table, file, compression="zstd")
-    data = file.getvalue()
+    data = file.getvalue().to_pybytes()
     return data, hashlib.sha256(data).hexdigest()
 
 
 def decode(data: bytes) -> pa.Table:
-    return pq.read_table(io.BytesIO(data))
+    return pq.read_table(pa.BufferReader(data))
 
 
 def shard_path(round: int, chunk: int, sha256: str) -> str:
