@@ -18,6 +18,7 @@ from dav_ray.errors import RunError
 from dav_ray.failures import unwrap
 from dav_ray.fits import Fits
 from dav_ray.fleet import FleetView
+from dav_ray.gather import OnResult, Tables, gathered
 from dav_ray.manifest import ManifestStore, Shard, ShardLost
 from dav_ray.nodes import Nodes
 from dav_ray.progress import Progress
@@ -30,8 +31,7 @@ from dav_ray.storage import Storage
 from dav_ray.summary import read_metrics
 from dav_ray.types import Chunk, Cost, EvaluationChunk
 
-READ_S = 1200.0  # longest wait for shards to be read back, or for a table that is there
-ATTEMPTS = 10  # at an evaluation whose tables are lost with their nodes
+READ_S = 1200.0  # longest wait for shards to be read back
 
 
 class Rounds:
@@ -211,8 +211,7 @@ class Rounds:
         return metrics
 
     def _evaluate(self, round: int, version: int) -> dict[str, float]:
-        start, tables = time.monotonic(), self._measured(round, version)
-        table = pa.concat_tables([tables[index] for index in sorted(tables)])
+        start, table = time.monotonic(), self._measured(round, version)
         metrics = {**evaluate.summarise(table, self._kind), "time/evaluate_s": time.monotonic() - start}
         if round > 0:
             metrics |= self._round_times()
@@ -221,26 +220,20 @@ class Rounds:
         self._progress.say(evaluate.one_line(round, metrics))
         return metrics
 
-    def _measured(self, round: int, version: int) -> dict[int, pa.Table]:
-        """The evaluation's tables by chunk. One that was lost with its node is measured again: it is the same."""
-        tables: dict[int, pa.Table] = {}
+    def _measured(self, round: int, version: int) -> pa.Table:
         chunks = evaluate.evaluation_chunks(self._config, round, version, self._prompts)
 
-        def keep(chunk: EvaluationChunk, table: Any, _: Any) -> None:
-            try:
-                tables[chunk.index] = ray.get(table, timeout=READ_S)
-            except (exceptions.ObjectLostError, exceptions.GetTimeoutError) as error:
-                self._log.event("tables_lost", round=round, item=chunk.name, cause=type(error).__name__)
+        def measure(some: Sequence[EvaluationChunk], keep: OnResult, tables: Tables) -> None:
+            def tick() -> None:
+                self._progress.update(round, f"evaluate: chunk {len(tables)}/{len(chunks)}")
+                self._watch()
 
-        def tick() -> None:
-            self._progress.update(round, f"evaluate: chunk {len(tables)}/{len(chunks)}")
-            self._watch()
+            self._run("evaluate", some, keep, tick)
 
-        for _ in range(ATTEMPTS):
-            self._run("evaluate", [chunk for chunk in chunks if chunk.index not in tables], keep, tick)
-            if len(tables) == len(chunks):
-                return tables
-        raise RunError("search", f"tables of the evaluation of round {round} were lost {ATTEMPTS} times")
+        def lost(chunk: EvaluationChunk, cause: str) -> None:
+            self._log.event("tables_lost", round=round, item=chunk.name, cause=cause)
+
+        return gathered(chunks, measure, lost)
 
     def _round_times(self) -> dict[str, float]:
         """How long the round took since the one before ended, and which share of it search workers and ranks worked."""
