@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from performance.search import pipeline_chunks, search
 from performance.timing import Series, in_turn, seconds
 from performance.workloads import workload
 
-PARTS = (1, 2, 4)  # search.parts
+PARTS = (1, 2)  # search.parts; chunks are as many times larger, so that as many states are evaluated at once
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,17 @@ def measure(name: str, options: Options) -> RewardTimes:
         found = search(work)
         alone = min(seconds(lambda: search(work), work.device) for _ in range(2))
     each = alone / found.cost.reward  # what the network costs per call of the reward
-    network, parts, chunks = {}, {}, pipeline_chunks(work)
+    network, parts = {}, {}
     for number in PARTS:
-        words = [f"search.parts={number}", "roles.reward.merge=false"]
+        size = number * work.batch
+        words = [f"search.parts={number}", f"search.chunk={size}", f"search.trajectories={size}"]
         words += [f"reward={{kind: performance.slow_reward:SlowReward, args: {{seconds: {each}}}}}"]
-        slow = workload(name, options.out, options.device, words)
+        slow = workload(name, options.out, options.device, [*words, "roles.reward.merge=false"])
+        chunks = math.ceil(pipeline_chunks(work) / number)
         with torch.no_grad(), pipeline(slow, options.out) as through:
             contenders = {
                 "network": lambda: seconds(lambda: search(work), work.device) / work.batch,
-                "both": lambda: through.seconds(slow.chunk, chunks) / chunks / work.batch,  # noqa: B023
+                "both": lambda: through.seconds(slow.chunk, chunks) / chunks / slow.batch,  # noqa: B023
             }
             times = in_turn(contenders, options.turns)
         network[number], parts[number] = times["network"], times["both"]
