@@ -21,6 +21,7 @@ from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
 from dav_ray.interrupt import interrupted, interruptible
 from dav_ray.manifest import ManifestStore
+from dav_ray.notices import kept_in, notices_file
 from dav_ray.progress import Progress
 from dav_ray.recipe import Recipe
 from dav_ray.retention import Retention, sweep_leftovers
@@ -31,6 +32,11 @@ from dav_ray.track import Trackers
 if TYPE_CHECKING:
     from dav_ray.rounds import Rounds
 
+USUAL = {  # seconds on a machine with two free cores
+    "ray": "usually 5 s",
+    "masked": "usually 5 s, as they import torch",
+    "diffusers": "usually 15 s, as they import torch, diffusers and transformers",
+}
 INTERRUPTED_S = 1.5  # a job that is stopped has 3 s in all
 
 
@@ -49,7 +55,8 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
             progress.say(f"dav_ray: {recipe.name} in {place}")
             with lease.held(storage, progress.say):
                 if not finished(storage):  # whoever had the lease before may have done it all
-                    _run(recipe, storage, place, address, progress)
+                    with kept_in(notices_file(place)):
+                        _run(recipe, storage, place, address, progress)
     except SystemExit as stopped:
         progress.say("stopped; the same command goes on from what is committed")
         # not through Ray's own end: it takes longer than a job that is stopped has, and Ray reaps what a driver leaves
@@ -62,11 +69,26 @@ def finished(storage: Storage) -> bool:
 
 
 def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: Progress) -> None:
+    from dav_ray.template.start import template
+
+    local = address == "local"
+    if local:
+        progress.stage(f"starting Ray on this machine: {USUAL['ray']}")
+    with template(recipe.config) if local else contextlib.nullcontext() as worker:
+        _run_on_ray(recipe, storage, place, address, worker, progress)
+
+
+def _run_on_ray(
+    recipe: Recipe, storage: Storage, place: str, address: str, worker: str | None, progress: Progress
+) -> None:
+    from dav_ray.connect import cluster_name, connected
     from dav_ray.probe_tasks import settle
     from dav_ray.prometheus import Prometheus
-    from dav_ray.session import cluster_name, connected, session
+    from dav_ray.session import session
 
-    with connected(address, recipe.config), interruptible():  # Ray's start takes the signals over: take them back
+    local = address == "local"
+    # Ray's start takes the signals over: take them back
+    with connected(address, recipe.config, worker), interruptible():
         recipe, probed = settle(recipe, storage)
         config = recipe.config
         if config.batches == "probed":
@@ -83,15 +105,24 @@ def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: P
             log.event("batches_probed", **probed)
         sweep_leftovers(storage, store, log)
         retention = Retention(config, storage, store, log)
-        progress.say("starting the search, reward and train actors")
+        progress.stage(f"starting {_actors(config)}: {USUAL[config.model.kind]}")
         name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}-{opened.epoch}"
-        with prometheus, failures(log), session(config, place, name, log) as actors:
+        held = session(config, place, name, log, late_trainer=local, say=progress.stage)
+        with prometheus, failures(log), held as actors:
             from dav_ray.rounds import Rounds
 
             with ended_in_time(trackers):
                 rounds = Rounds(config, storage, store, actors, log, progress)
                 align(config, store, rounds, retention, progress)
     _finish(storage, store, place, progress)
+
+
+def _actors(config: Config) -> str:
+    """Who is started, in words."""
+    roles, rewards = config.roles, len(config.reward)
+    counts = ((roles.search.replicas, "search worker"), (rewards * roles.reward.least, "reward worker"))
+    words = [f"{num} {name}{'s' * (num > 1)}" for num, name in counts]
+    return " and ".join(words)
 
 
 @contextlib.contextmanager

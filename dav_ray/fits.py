@@ -75,6 +75,7 @@ class Fits:
         self.open(round)
         if self._since is not None:
             return
+        self._actors.ensure_trainer(self._log)
         weights = fit_weights(accepted, self._config.mstep.weights)
         by_index = {found.index: found for found in accepted}
         for number, indices in enumerate(self._groups()):

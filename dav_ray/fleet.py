@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -50,21 +50,35 @@ def start_fleet(specs: Sequence[RewardSpec], run_dir: str, namespace: str) -> An
     return ray.remote(Fleet).options(**options, max_restarts=-1).remote(list(specs), run_dir)
 
 
-def await_fleet(fleet: Any, config: Config) -> None:
-    """Wait until a replica of each reward is admitted. Raises what keeps one from it."""
-    start = time.monotonic()
-    limits = {reward.label: config.reward_role(reward).start_timeout_s for reward in config.reward}
-    while missing := _missing(fleet, list(limits)):
-        check()
-        waited = time.monotonic() - start
-        late = [label for label in missing if waited > limits[label]]
+class FleetStart:
+    """Watches a fleet come up. say: what a person is told of it."""
+
+    def __init__(self, fleet: Any, config: Config, say: Callable[[str], None] = lambda _: None) -> None:
+        self._fleet, self._config, self._say, self._start = fleet, config, say, time.monotonic()
+        self._limits = {reward.label: config.reward_role(reward).start_timeout_s for reward in config.reward}
+        self._awaited = set(self._limits)
+
+    def look(self) -> bool:
+        """Whether a replica of each reward is admitted. Raises what keeps one from it."""
+        missing = _missing(self._fleet, list(self._limits))
+        for label in sorted(self._awaited - set(missing)):
+            self._say(f"reward {label} is ready")
+        self._awaited &= set(missing)
+        waited = time.monotonic() - self._start
+        late = [label for label in missing if waited > self._limits[label]]
         if late:
             raise RunError(
                 "reward",
-                f"{', '.join(late)} found no place in {limits[late[0]]:.0f} s (roles.reward.start_timeout_s)"
-                f"{_pythons(config)}; see dav-ray doctor",
+                f"{', '.join(late)} found no place in {self._limits[late[0]]:.0f} s (roles.reward.start_timeout_s)"
+                f"{_pythons(self._config)}; see dav-ray doctor",
             )
-        time.sleep(POLL_S)
+        return not missing
+
+    def wait(self) -> None:
+        """Until a replica of each reward is admitted."""
+        while not self.look():
+            check()
+            time.sleep(POLL_S)
 
 
 class FleetView:

@@ -22,9 +22,10 @@ def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address:
 
     Defaults: evaluate.samples and evaluate.seed.
     """
+    from dav_ray.connect import connected
     from dav_ray.dispatch import Dispatcher
     from dav_ray.gather import gathered
-    from dav_ray.session import connected, session
+    from dav_ray.session import session
 
     storage, manifest, config = stored.storage, stored.manifest, stored.config
     place = storage.uri

@@ -75,6 +75,16 @@ def model_mistakes(config: Config) -> Iterator[str]:
         yield from _weight_mistakes(key, folder, config)
 
 
+def model_parts(path: str) -> list[tuple[str, str]]:
+    """(library, class) of each part of a local pipeline, as its index names them; none where that can't be read."""
+    try:
+        index = _read_json(Path(model_path(path)) / "model_index.json")
+    except (UserError, ValueError):
+        return []
+    named = [value for value in index.values() if isinstance(value, list) and len(value) == 2]
+    return [(library, name) for library, name in named if library in LIBRARIES and isinstance(name, str)]
+
+
 def _draft_mistakes(path: str | None) -> Iterator[str]:
     """Of a draft VAE on this disk."""
     if path is None or _is_hub_id(path):

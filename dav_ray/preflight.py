@@ -21,7 +21,7 @@ from dav_ray.tree import parse
 CONNECT_TIMEOUT_S = 1.0
 FEATURES = ("auto", "pixels", "digits")
 OWN_FILES = {"config.yaml", "manifest.json", "lease.json", "report.html", "buffer", "evaluate", "golden", "manifests"}
-OWN_FILES |= {"events.jsonl", "marker", "metrics.jsonl", "policy", "quarantine", "tracking"}
+OWN_FILES |= {"events.jsonl", "marker", "metrics.jsonl", "policy", "quarantine", "ray.log", "tracking"}
 
 
 def check(config: Config, address: str = "auto") -> None:

@@ -15,7 +15,7 @@ import torch
 
 from dav_ray.batches import LONGEST_S, Batches, Measured, choose, chunk_for, grow, largest_chunk, states_per_trajectory
 from dav_ray.config import Config
-from dav_ray.device import free_memory, keep_freed_memory, memory_in_words, out_of_memory, quiet
+from dav_ray.device import free_memory, keep_freed_memory, memory_in_words, out_of_memory
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.diffusion.families import build, for_search
 from dav_ray.doctor.measure import peak, seconds, states, train_step, transitions
@@ -38,7 +38,6 @@ class Probed:
 
 def probe_search(config: Config, device: str) -> Probed:
     """chunk, micro_batch and decode_batch; the fourth size is the configuration's."""
-    quiet()
     keep_freed_memory()
     torch.set_num_threads(config.roles.search.threads)
     limit = _limit(config, config.roles.search, device)
@@ -56,7 +55,6 @@ def probe_search(config: Config, device: str) -> Probed:
 
 def probe_train(config: Config, device: str) -> Probed:
     """mstep.micro_batch; the other sizes are the configuration's."""
-    quiet()
     keep_freed_memory()
     mstep = config.mstep
     torch.set_num_threads(config.roles.train.threads)

@@ -24,6 +24,10 @@ class Progress:
         self._clear()
         print(text, flush=True)
 
+    def stage(self, text: str) -> None:
+        """A line that stays, with the time so far: what a run does before its first round."""
+        self.say(f"{_clock(self.seconds())} | {text}")
+
     def update(self, round: int, doing: str, reward: float | None = None) -> None:
         """Progress within a round; doing: for instance "search: chunk 3/8"."""
         now = time.monotonic()

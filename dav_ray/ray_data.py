@@ -44,6 +44,7 @@ def keep_actors_here() -> None:
 def cut(tables: Sequence[Any], edges: Sequence[int]) -> list[Any]:
     """One dataset per rank: the rows edges[r] to edges[r + 1] - 1 of the tables (references), in order. RayError where
     a table is lost."""
+    prepare()
     whole: Any = ray.data.from_arrow_refs(list(tables))
     return whole.split_at_indices(list(edges[1:-1])) if len(edges) > 2 else [whole]
 

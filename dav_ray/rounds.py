@@ -114,6 +114,7 @@ class Rounds:
         named = next(s for s in committed if s.chunk == shard.chunk)
         if named != shard:  # the chunk was searched again, as its shard was lost
             raise RunError("storage", f"shard {named.path} is lost, and its search now gives sha256 {shard.sha256}")
+        self._actors.ensure_trainer(self._log)
         self._log.event("chunk_committed", round=chunk.round, chunk=meta.index, seconds=round(meta.seconds, 3))
         nfe = meta.cost.network / meta.rows
         per_row = meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess

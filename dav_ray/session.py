@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,19 +13,18 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dav_ray import ray_data, secrets
+from dav_ray import secrets
 from dav_ray.config import Config
 from dav_ray.doctor.refusal import refuse_misfits
-from dav_ray.errors import RunError, UserError
+from dav_ray.errors import RunError
 from dav_ray.failures import start_failure
-from dav_ray.fleet import FLEET, await_fleet, client_timeout, reward_specs, start_fleet
-from dav_ray.interrupt import check, entangled, interrupted
+from dav_ray.fleet import FLEET, FleetStart, client_timeout, reward_specs, start_fleet
+from dav_ray.interrupt import check, interrupted
 from dav_ray.lives import Life
 from dav_ray.mstep.mailbox import Mailbox, ask
 from dav_ray.mstep.train import Trainer, TrainSpec
-from dav_ray.placement import actor_options, with_cwd
+from dav_ray.placement import actor_options
 from dav_ray.places import log_place
-from dav_ray.plan import local_cpus
 from dav_ray.run_files import RunLog
 from dav_ray.search.actor import SearchActor, WorkerSpec
 from dav_ray.workers import ANSWER_S
@@ -35,6 +32,10 @@ from dav_ray.workers import ANSWER_S
 MAILBOX = "mailbox"
 POLL_S = 0.5
 TRAINER_END_S = 120.0
+
+
+def _unheard(_: str) -> None:
+    """Nobody watches."""
 
 
 @dataclass
@@ -51,8 +52,9 @@ class Session:
     away: tuple[str, ...] = ()  # search actors that had not found a place when enough of them had
     lives: dict[str, Life] = field(default_factory=dict)  # of the others
     scratch: str = ""  # a folder of the driver's node, for Ray Train's own files
-    worker: Any = None  # reference to what a search actor is built from: held, lest none can be started again
     started: int = 0  # how often the search actors were
+    trains: bool = True  # whether there are ranks at all
+    say: Callable[[str], None] = _unheard  # what a person is told of the start
 
     def start_search(self, log: RunLog) -> bool:
         """Start the search actors, unless they are there: False."""
@@ -74,12 +76,23 @@ class Session:
     def _search_actor(self, name: str) -> Any:
         # the name of an actor that was killed is not free at once
         options = actor_options(self.config.roles.search, f"{name}-{self.started}", self.namespace)
-        return ray.remote(SearchActor).options(**options).remote(self.worker)
+        return ray.remote(SearchActor).options(**options).remote(self._worker_spec())
 
-    def await_search(self, log: RunLog) -> None:
-        """Wait until enough of the search actors that were started are up: `lives`; the others are `away`."""
+    def _worker_spec(self) -> WorkerSpec:
+        """What a search actor is built from: small, so that it travels with the actor, also when that starts again.
+        Chunks name their prompts; only a warm start asks for those of others."""
+        config = self.config
+        if config.search.kind != "refine":
+            config = config.model_copy(update={"prompts": ()})
+        timeout = client_timeout(self.config)
+        return WorkerSpec(config, self.run_dir, self.namespace, FLEET, timeout, MAILBOX, secrets.known())
+
+    def await_search(self, log: RunLog, look: Callable[[], object] = lambda: None) -> None:
+        """Wait until enough of the search actors that were started are up: `lives`; the others are `away`. look: called
+        meanwhile, may raise."""
         role = self.config.roles.search
-        self.lives = _await_ready("search", self.workers, self.run_dir, role.start_timeout_s, log, enough=role.least)
+        limit, told = role.start_timeout_s, {"enough": role.least, "say": self.say, "look": look}
+        self.lives = _await_ready("search", self.workers, self.run_dir, limit, log, **told)
         self.away = tuple(name for name in self.workers if name not in self.lives)
 
     def release_search(self, log: RunLog) -> None:
@@ -89,6 +102,13 @@ class Session:
         for actor in self.workers.values():
             ray.kill(actor)
         self.workers.clear()
+
+    def ensure_trainer(self, log: RunLog) -> None:
+        """Start the ranks that live as long as the run, unless they are there or have been."""
+        if self.trains and self.trainer is None and self.config.roles.train.lifetime == "run":
+            num = self.config.roles.train.replicas
+            self.say(f"starting {num} training rank{'s' * (num > 1)}")
+            self.start_trainer("run", log)
 
     def start_trainer(self, job: str, log: RunLog) -> None:
         """job: a name that no trainer of this session has had."""
@@ -119,83 +139,46 @@ class Session:
 
 
 @contextlib.contextmanager
-def connected(address: str, config: Config) -> Iterator[None]:
-    """A connection to Ray: an embedded one for `local` (ended afterwards), else the cluster at `address`."""
-    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    # a worker that was given no GPU must not see any
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": True,
-    }
-    if address == "local":
-        cores = os.cpu_count() or 1
-        options |= {
-            "address": "local",
-            "num_cpus": local_cpus(config, cores),
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-        }
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": with_cwd()}}
-    else:
-        options |= {"address": address}
-    try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError, exceptions.RayError) as error:
-        raise UserError(
-            f"--address {address}: {str(error).splitlines()[0]}; allowed: auto, local or HOST:PORT"
-        ) from error
-    ray_data.prepare()
-    ray_data.keep_actors_here()
-    try:
-        yield
-    finally:
-        if not interrupted() and not entangled():
-            ray.shutdown()
-
-
-def cluster_name() -> str:
-    """Ray's name of the cluster's life: another one after its head was started again."""
-    return ray.get_runtime_context().get_session_name()
-
-
-@contextlib.contextmanager
-def session(config: Config, run_dir: str, name: str, log: RunLog, *, train: bool = True) -> Iterator[Session]:
+def session(
+    config: Config,
+    run_dir: str,
+    name: str,
+    log: RunLog,
+    *,
+    train: bool = True,
+    late_trainer: bool = False,
+    say: Callable[[str], None] = _unheard,
+) -> Iterator[Session]:
     """Start every role and wait for search and reward; the trainer comes up meanwhile. RunError names a role that never
-    came up; events tell where each actor is."""
+    came up; events tell where each actor is.
+
+    late_trainer: ranks start when `Session.ensure_trainer` is called first. Where all share a few cores they would
+    only keep the search from its first samples.
+    """
     refuse_misfits(config, train=train)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = (
-        ray.remote(Mailbox)
-        # who polls it makes calls by the hundred thousand: Ray would keep a record of each
-        .options(
-            name=MAILBOX,
-            namespace=name,
-            num_cpus=0,
-            scheduling_strategy=here,
-            max_concurrency=100,
-            enable_task_events=False,
-        )
-        .remote(1 + config.lag)
-    )
-    started = Session(config, run_dir, name, mailbox)
+    started = Session(config, run_dir, name, _mailbox(name, 1 + config.lag), trains=train, say=say)
     with tempfile.TemporaryDirectory(prefix="dav_ray-", ignore_cleanup_errors=True) as scratch:
         started.scratch = scratch
         try:
-            if train and config.roles.train.lifetime == "run":
-                started.start_trainer("run", log)
-            started.fleet = start_fleet(reward_specs(config, name), run_dir, name)
-            started.worker = ray.put(
-                WorkerSpec(config, run_dir, name, FLEET, client_timeout(config), MAILBOX, secrets.known())
-            )
+            if not late_trainer:
+                started.ensure_trainer(log)
             started.start_search(log)
-            await_fleet(started.fleet, config)
-            started.await_search(log)
+            started.fleet = start_fleet(reward_specs(config, name), run_dir, name)
+            rewards = FleetStart(started.fleet, config, say)
+            started.await_search(log, rewards.look)
+            rewards.wait()
             yield started
         finally:
             started.stop()
+
+
+def _mailbox(namespace: str, rounds: int) -> Any:
+    """The mailbox's actor, on the driver's node. rounds: how many it holds."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"name": MAILBOX, "namespace": namespace, "num_cpus": 0, "scheduling_strategy": here}
+    # who polls it makes calls by the hundred thousand: Ray would keep a record of each
+    options |= {"max_concurrency": 100, "enable_task_events": False}
+    return ray.remote(Mailbox).options(**options).remote(rounds)
 
 
 def _await_ready(
@@ -204,23 +187,26 @@ def _await_ready(
     run_dir: str,
     timeout_s: float,
     log: RunLog,
-    reason: str = "",
     enough: int | None = None,
+    say: Callable[[str], None] = _unheard,
+    look: Callable[[], object] = lambda: None,
 ) -> dict[str, Life]:
-    """Wait for the first answer of `enough` actors (all of them), which is given by name. reason: what else may be
-    wrong if there is none."""
+    """Wait for the first answer of `enough` actors (all of them), which is given by name. look: called now and
+    then, may raise."""
     lives: dict[str, Life] = {}
     waiting = {actor.ready.remote(run_dir): name for name, actor in actors.items()}
     missing = 0 if enough is None else len(actors) - enough
     deadline, lost = time.monotonic() + timeout_s, set[str]()
     while len(waiting) > missing:
         check()
+        look()
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
         for ref in ready:
             name = waiting.pop(ref)
             try:
                 lives[name] = ray.get(ref, timeout=ANSWER_S)
                 log_place(log, role, name, lives[name].node)
+                say(f"{name} is ready")
             except exceptions.RayError as error:
                 if not _died(error):
                     raise start_failure(role, name, error) from error
@@ -233,8 +219,7 @@ def _await_ready(
             names = ", ".join(sorted(waiting.values()))
             raise RunError(
                 role,
-                f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s){reason}; "
-                "see dav-ray doctor",
+                f"{names} found no place in {timeout_s:.0f} s (roles.{role}.start_timeout_s); see dav-ray doctor",
             )
     return lives
 

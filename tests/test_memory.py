@@ -23,7 +23,7 @@ from dav_ray.config import Config
 from dav_ray.diffusion.base import Room, rows_with_graph
 from dav_ray.dispatch import Dispatcher
 from dav_ray.errors import RunError
-from dav_ray.fleet import FLEET, await_fleet, reward_specs, start_fleet
+from dav_ray.fleet import FLEET, FleetStart, reward_specs, start_fleet
 from dav_ray.lives import Answer, Life
 from dav_ray.run_files import RunLog, write_marker
 from dav_ray.search.actor import SearchActor, WorkerSpec
@@ -149,7 +149,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     write_marker(open_storage(run_dir))
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     fleet = start_fleet(reward_specs(config, namespace), run_dir, namespace)
-    await_fleet(fleet, config)
+    FleetStart(fleet, config).wait()
     yield Bench(WorkerSpec(config, run_dir, namespace, FLEET, 100.0, "no mailbox"))
     ray.shutdown()
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import ray
 
+from dav_ray.connect import connected
 from dav_ray.prometheus import COMMITTED, RECORDS, TABLES, Prometheus
 from dav_ray.recipe import load
 from dav_ray.run_files import RunLog
-from dav_ray.session import connected
 from dav_ray.storage import open_storage
 from tests.runs import recipe
 

@@ -342,7 +342,7 @@ def test_clusters_ask_for_a_token(file: str, words: str) -> None:
 LISTEN = """
 import json, ray
 from dav_ray.recipe import load
-from dav_ray.session import connected
+from dav_ray.connect import connected
 with connected("local", load("mine.yaml").config):
     print("URL", ray._private.worker.global_worker.node.webui_url)
     port = int(ray._private.worker.global_worker.node.webui_url.rpartition(":")[2])

@@ -27,8 +27,10 @@ def build(
     if model.kind == "masked":
         diffusion = _masked(config, **options)
     else:
+        from dav_ray.device import quiet
         from dav_ray.diffusion.stable_diffusion import Parts, StableDiffusion
 
+        quiet()
         files = {"dtype": model.dtype, "variant": model.variant, "revision": model.revision}
         parts = Parts.load(model_path(model.path), draft_vae=model.draft_vae, **files)
         options |= {"channels_last": model.channels_last, "draft_above": model.draft_above}

@@ -22,10 +22,9 @@ WARM_S = 20.0  # a call that takes longer is not made again
 
 def measure(config: Config, device: str) -> Rates:
     """One evaluation and one decoding at the search's shapes, one step at the M-step's: means over a few calls."""
-    from dav_ray.device import keep_freed_memory, quiet
+    from dav_ray.device import keep_freed_memory
     from dav_ray.diffusion.families import build, for_search
 
-    quiet()
     keep_freed_memory()
     torch.set_num_threads(config.roles.search.threads)
     diffusion = for_search(config, device=device)

@@ -61,6 +61,9 @@ class Trainer:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        from dav_ray import ray_data
+
+        ray_data.keep_actors_here()  # before the ranks ask for them
         role = self._spec.config.roles.train
         resources = {name: amount for name, amount in demand(role).items() if not name.startswith("accelerator_type:")}
         try:
@@ -160,12 +163,11 @@ class Learner:
         import torch
         from ray.train.torch import get_device, prepare_model
 
-        from dav_ray.device import keep_freed_memory, quiet
+        from dav_ray.device import keep_freed_memory
         from dav_ray.diffusion.families import build
         from dav_ray.mstep.fit import Fitter
         from dav_ray.run_files import check_marker
 
-        quiet()
         keep_freed_memory()
         config = spec.config
         torch.set_num_threads(config.roles.train.threads)

@@ -59,7 +59,7 @@ class SearchActor:
     def __init__(self, spec: WorkerSpec) -> None:
         import torch
 
-        from dav_ray.device import keep_freed_memory, quiet
+        from dav_ray.device import keep_freed_memory
         from dav_ray.diffusion.families import for_search
         from dav_ray.rewards.actor import FleetClient
         from dav_ray.rewards.base import Scorer
@@ -69,7 +69,6 @@ class SearchActor:
         from dav_ray.sequences import Alphabet
         from dav_ray.storage import open_storage
 
-        quiet()
         keep_freed_memory()
         learn(spec.secrets)
         here = ray.get_runtime_context()

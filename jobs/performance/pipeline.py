@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dav_ray.connect import connected
 from dav_ray.dispatch import Dispatcher
 from dav_ray.manifest import ManifestStore, Shard
 from dav_ray.run_files import RunLog, write_marker
-from dav_ray.session import connected, session
+from dav_ray.session import session
 from dav_ray.storage import open_storage
 from dav_ray.types import Chunk
 from performance.workloads import Workload

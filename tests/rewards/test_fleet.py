@@ -17,7 +17,7 @@ import ray
 
 from dav_ray.config import Config
 from dav_ray.errors import RewardTimeout, RunError, UserError
-from dav_ray.fleet import FLEET, await_fleet, reward_specs, start_fleet
+from dav_ray.fleet import FLEET, FleetStart, reward_specs, start_fleet
 from dav_ray.rewards.actor import INLINE_BYTES, FleetClient
 from dav_ray.rewards.base import Scored
 from dav_ray.rewards.golden import decode
@@ -60,7 +60,7 @@ class Run:
         config = self.config(*rewards, **role)
         specs = [dataclasses.replace(s, linger_s=linger_s) for s in reward_specs(config, self.namespace)]
         self.fleet = start_fleet(specs, self.run_dir, self.namespace)
-        await_fleet(self.fleet, config)
+        FleetStart(self.fleet, config).wait()
         return self
 
     def config(self, *rewards: dict[str, Any], **role: Any) -> Config:
@@ -233,7 +233,7 @@ def test_a_replica_without_a_place_fails_its_requests(run: Run) -> None:
     config = run.config({"kind": "Total"}, labels={"role": "nowhere"}, start_timeout_s=2.0)
     run.fleet = start_fleet(reward_specs(config, run.namespace), run.run_dir, run.namespace)
     with pytest.raises(RunError, match=r"reward: Total found no place in 2 s \(roles.reward.start_timeout_s\); see"):
-        await_fleet(run.fleet, config)
+        FleetStart(run.fleet, config).wait()
     with pytest.raises(TimeoutError, match=r"Total: no replica found a place in 2 s \(roles.reward.start_timeout_s\)"):
         run.ask(samples(1.0))
     assert [event["replica"] for event in run.events("replica_late")] == ["reward-0-0"]

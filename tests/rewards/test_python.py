@@ -16,15 +16,15 @@ import pytest
 import ray
 
 from dav_ray.config import Config
+from dav_ray.connect import connected
 from dav_ray.errors import UserError
-from dav_ray.fleet import FLEET, await_fleet, reward_specs, start_fleet
+from dav_ray.fleet import FLEET, FleetStart, reward_specs, start_fleet
 from dav_ray.placement import OWN_PYTHON, runtime_env
 from dav_ray.preflight import check
 from dav_ray.recipe import load
 from dav_ray.rewards.actor import FleetClient
 from dav_ray.roles import Role
 from dav_ray.run_files import write_marker
-from dav_ray.session import connected
 from dav_ray.storage import open_storage
 
 # what such an environment need not have; the last one is what the test's own reward asks for
@@ -93,7 +93,7 @@ def test_the_actors_run_there(other: Path, tmp_path: Path, monkeypatch: pytest.M
 
     with connected("local", config):
         fleet = start_fleet(reward_specs(config, "test"), run_dir, "test")
-        await_fleet(fleet, config)
+        FleetStart(fleet, config).wait()
         ask = FleetClient(FLEET, "test", 90)
         answers = [ask(np.full((2, 5), 2.0, np.float32), ["a"] * 2, False) for _ in range(2)]
         ray.kill(fleet)
