@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -45,6 +45,7 @@ def connected(address: str, config: Config, worker: str | None = None) -> Iterat
             # what Ray would start ahead are plain workers, of no use to this run
             options |= {"runtime_env": {"py_executable": worker}}
             options |= {"_system_config": {"prestart_worker_first_driver": False}}
+    _divert_notices()
     _start(address, options)
     try:
         yield
@@ -56,6 +57,20 @@ def connected(address: str, config: Config, worker: str | None = None) -> Iterat
 def cluster_name() -> str:
     """Ray's name of the cluster's life: another one after its head was started again."""
     return ray.get_runtime_context().get_session_name()
+
+
+def _divert_notices() -> None:
+    """What nodes tell of lost workers and the like goes to descriptor 2 (`dav_ray.notices`), not among a run's lines:
+    the run's events have what matters of it."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):  # Ray's own name, which may move
+        worker.print_to_stdstream = _told  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _told(data: Mapping[str, Any], **_: Any) -> None:
+    words = "".join(f"({data.get('pid')}) {line}\n" for line in data.get("lines", ()))
+    os.write(2, words.encode(errors="backslashreplace"))
 
 
 def _start(address: str, options: dict[str, Any]) -> None:

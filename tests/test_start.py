@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 
+from dav_ray import connect
 from dav_ray.connect import STARTS, connected
 from dav_ray.errors import RunError
 from dav_ray.notices import notices_file
@@ -61,6 +62,15 @@ def test_a_node_that_takes_too_long_to_start_is_started_again(monkeypatch: pytes
     else:
         with connected("local", config):
             assert (starts.calls, starts.ended) == (busy + 1, busy)
+
+
+def test_what_nodes_tell_is_not_printed_among_a_runs_lines(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    connect._divert_notices()
+    worker.print_to_stdstream({"lines": ["8 PYTHON workers"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert capfd.readouterr() == ("", "(raylet) 8 PYTHON workers\n")
 
 
 NATIVE = """

@@ -22,6 +22,7 @@ import json, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 told = {"argv": sys.argv[1:], "env": os.environ.get("COLOUR"), "gone": os.environ.get("HOME"), "cwd": os.getcwd()}
 told |= {"preloaded": "colorsys" in sys.modules, "name": __name__, "first": sys.path[0], "pid": os.getpid()}
+told |= {"group": os.getpgid(0)}
 told |= {"files": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:3], "main": __file__}
 print(json.dumps(told), flush=True)
 print("trouble", file=sys.stderr, flush=True)
@@ -71,6 +72,7 @@ def test_a_worker_has_the_commands_arguments_environment_folder_and_status(
     assert process.returncode == code and err == "trouble\n"
     assert (told["argv"], told["env"], told["gone"], told["cwd"]) == ([str(code)], "red", None, str(tmp_path))
     assert (told["name"], told["first"], told["main"]) == ("__main__", str(tmp_path), str(script))
+    assert told["group"] == told["pid"]  # Ray ends a worker with its process group
     assert told["preloaded"] and told["files"] == [0, 1, 2] and told["pid"] != process.pid
 
 

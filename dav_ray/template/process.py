@@ -136,6 +136,7 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
     """In the fork: be the process that the command would have started. Never returns."""
     code = 1
     try:
+        os.setpgrp()  # Ray ends a worker with its whole process group
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, file in enumerate(files):
