@@ -247,7 +247,7 @@ def _require_model(run_dir: str, address: str) -> None:
 
     stored = read_run(run_dir)
     _announce(stored.config)
-    check(stored.config, address)
+    check(stored.config, address, tracked=False)
     folder = f"policy/v{stored.manifest.policy_version:04d}"
     if stored.manifest.policy_version and not stored.storage.list(folder):
         raise UserError(f"{run_dir}: {folder} is absent, the run's last policy; allowed: a run directory that is whole")

@@ -38,7 +38,7 @@ def test_overrides_and_defaults(recipe: str) -> None:
     assert config.search.alpha == 0.001
     assert config.prompts == ("a", "b", "c")
     assert config.reward[0].args == {"colour": [1, 0, 0]}
-    assert config.mstep.lora.targets == ("to_q", "to_k", "to_v", "to_out.0")
+    assert config.lora_targets == ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def test_an_entry_of_a_list_is_named_by_its_index_unless_it_is_alone(recipe: str) -> None:
