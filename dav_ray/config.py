@@ -131,9 +131,9 @@ class Config(Section):
     rounds: int = Field(default=10, ge=1, le=1_000_000, description="EM rounds")
     model: Model = Field(description="the diffusion model")
     prompts: tuple[str, ...] = Field(
-        description="the prompts; a text file (beside the recipe, or here) has one per line, lines that start with # are "
-        "comments (\\# for a prompt that does); for masked models conditions: class=NUMBER, fixed=START:LETTERS, or "
-        "nothing (the empty text)",
+        description="the prompts; a text file (beside the recipe, or here) has one per line, lines that start with # "
+        "are comments (\\# for a prompt that does); for masked models conditions: class=NUMBER, fixed=START:LETTERS, "
+        "or nothing (the empty text)",
         json_schema_extra={"allowed": "a list of texts, or the path of a text file"},
     )
     reward: tuple[Reward, ...] = Field(

@@ -71,10 +71,13 @@ def model_mistakes(config: Config) -> Iterator[str]:
 
 def check_hub_id(path: str) -> None:
     """UserError for a hub id that this machine, which is the only one, has not downloaded and can't."""
-    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    offline = any(os.environ.get(name, "").upper() in TRUE for name in names)
-    if offline and is_hub_id(path) and not _is_cached(path):
-        raise UserError(not_from_the_hub(path, "this machine is offline (HF_HUB_OFFLINE) and has not its files"))
+    if is_offline() and is_hub_id(path) and not _is_cached(path):
+        raise UserError(not_from_the_hub(path, "offline, and not downloaded before"))
+
+
+def is_offline() -> bool:
+    """Whether this process is told not to ask the hub."""
+    return any(os.environ.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 def not_from_the_hub(path: str, why: str) -> str:

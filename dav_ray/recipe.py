@@ -111,8 +111,16 @@ def differing_keys(stored: str, given: str, where: str = "config.yaml", *, free:
         was, now = (default if former_default(key, value) else value for value in (was, now))
         if was != now and key not in free and not may_change(key):
             words = ["not set" if value is absent else show(value) for value in (was, now)]
-            lines.append(f"{key}: was {words[0]}, now {words[1]}")
+            lines.append(f"{key}: was {words[0]}, now {words[1]}{_begun_elsewhere(was, now)}")
     return lines
+
+
+def _begun_elsewhere(was: Any, now: Any) -> str:
+    """A hint where a relative path was stored, as earlier releases did, that may be this one."""
+    if isinstance(was, str) and isinstance(now, str) and os.path.isabs(now) and not os.path.isabs(was):
+        if now.endswith(f"/{os.path.normpath(was)}"):
+            return " (an earlier release stored the relative path; if it is this one, start where the run was begun)"
+    return ""
 
 
 def _comparable(text: str, where: str) -> Tree:

@@ -1,7 +1,7 @@
 """Paths in a recipe, made absolute before anything is frozen: processes live in folders of their own.
 
 A relative path is looked up beside the recipe and then where the command was typed; one that is nowhere stays as it is,
-for `preflight` to refuse. A reference that gives a relative path is stored behind the folder, `/folder/${oc.env:X,x}/y`;
+for `preflight` to refuse. A reference that gives a relative path is stored behind its folder, /folder/${oc.env:X,x}/y;
 if it gives an absolute one later on, that counts.
 """
 
@@ -113,11 +113,8 @@ def _from_root(reference: str, value: str) -> str:
 def _put(tree: Any, place: Place, value: Any) -> Any:
     """A copy with another value there; the tree itself where it has nothing there."""
     key, rest = place[0], place[1:]
-    there = (
-        isinstance(tree, dict) and key in tree or isinstance(tree, list) and isinstance(key, int) and key < len(tree)
-    )
-    if not there:
-        return tree
-    copy: Any = dict(tree) if isinstance(tree, dict) else list(tree)
-    copy[key] = _put(tree[key], rest, value) if rest else value
-    return copy
+    if isinstance(tree, dict) and key in tree:
+        return {**tree, key: _put(tree[key], rest, value) if rest else value}
+    if isinstance(tree, list) and isinstance(key, int) and key < len(tree):
+        return [*tree[:key], _put(tree[key], rest, value) if rest else value, *tree[key + 1 :]]
+    return tree

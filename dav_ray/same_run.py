@@ -1,4 +1,4 @@
-"""Whether a run directory can go on with a recipe: the settings that it holds, and whether anything was made by them."""
+"""Whether a run directory can go on with a recipe: the settings that it holds, and whether anything came of them."""
 
 from __future__ import annotations
 

@@ -87,8 +87,8 @@ def test_nothing_is_wrong(folder: Path, model: dict[str, Any], sections: dict[st
             {},
             {"mstep": {"lora": {"targets": ["to_q", "convs", "norms"]}}},
             [
-                "mstep.lora.targets = to_q, norms: not in a masked model; allowed: null (convs, final_conv), or some of "
-                "linear, time_embedder, convs, "
+                "mstep.lora.targets = to_q, norms: not in a masked model; allowed: null (convs, final_conv), or some "
+                "of linear, time_embedder, convs, "
             ],
         ),
         (
