@@ -13,17 +13,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from dav_ray.mstep.options import MStep
+from dav_ray.mstep.options import LORA_TARGETS, MStep
 from dav_ray.rewards.options import Reward, with_own_names
 from dav_ray.roles import RewardRole, Roles, may_change, override
 from dav_ray.same_setting import former_default, unpacked
 from dav_ray.search.options import Search
 from dav_ray.section import Section
-
-LORA_TARGETS = {  # the layers that get adapters where a recipe names none, by model family
-    "diffusers": ("to_q", "to_k", "to_v", "to_out.0"),
-    "masked": ("convs", "final_conv"),
-}
 
 
 class Model(Section):

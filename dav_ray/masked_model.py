@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dav_ray.config import LORA_TARGETS, Config
+from dav_ray.config import Config
 from dav_ray.diffusion.condition import Condition
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, show
+from dav_ray.mstep.options import LORA_TARGETS
 from dav_ray.parsing import parse_object, tensor_shapes
 from dav_ray.sequences import Alphabet, read_sequences
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dav_ray.config import LORA_TARGETS, Config
+from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, show
 from dav_ray.masked_model import masked_mistakes
+from dav_ray.mstep.options import LORA_TARGETS
 from dav_ray.parsing import parse_object, tensor_shapes
 from dav_ray.recipe_paths import SHIPPED, is_hub_id
 
@@ -67,6 +68,20 @@ def model_mistakes(config: Config) -> Iterator[str]:
         yield f"{key}: no such folder; allowed: a pipeline folder, a hub id (org/name) or shipped:digits"
         return
     yield from _pipeline_mistakes(key, Path(path), config)
+
+
+def check_there(path: str, where: str) -> None:
+    """UserError for a stored path that counts from a folder which is not the current one: earlier releases stored them
+    so. where: the file that holds it."""
+    if path.startswith(SHIPPED) or is_hub_id(path) or os.path.exists(os.path.expanduser(path)):
+        return
+    start = f"{where}: model.path = {show(path, PATH)}"
+    if os.path.isabs(os.path.expanduser(path)):
+        raise UserError(f"{start}: is not there any more; allowed: the model that the run began with, in its place")
+    raise UserError(
+        f"{start}: counts from the folder where the run was begun; allowed: start there, or write the absolute path "
+        "into that file"
+    )
 
 
 def check_hub_id(path: str) -> None:

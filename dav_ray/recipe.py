@@ -110,7 +110,7 @@ def differing_keys(stored: str, given: str, where: str = "config.yaml", *, free:
         was, now = (values.get(key, default) for values in (old, new))
         was, now = (default if former_default(key, value) else value for value in (was, now))
         if was != now and key not in free and not may_change(key):
-            words = ["not set" if value is absent else show(value) for value in (was, now)]
+            words = ["not set" if value is absent else show(value, PATH) for value in (was, now)]
             lines.append(f"{key}: was {words[0]}, now {words[1]}{_begun_elsewhere(was, now)}")
     return lines
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import dav_ray
 from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.manifest import MANIFEST, ManifestStore
@@ -173,6 +174,16 @@ def test_another_folder_or_model_is_refused(recipes: Path, monkeypatch: pytest.M
     start = f"{run}/config.yaml: model.path: was model, now {recipes}/model"
     assert caught.value.lines[1].startswith(start) and "start where the run was begun" in caught.value.lines[1]
     assert former_identities(load(str(recipes / "mine.yaml"), ["model.path=local"]), open_storage(run)) == ()
+
+
+def test_load_says_where_a_relative_path_counts_from(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = old_run(recipes, monkeypatch)
+    monkeypatch.chdir("/")
+    words = (
+        f"{run}/config.yaml: model.path = model: counts from the folder where the run was begun; allowed: start there"
+    )
+    with pytest.raises(UserError, match=words):
+        dav_ray.load(run)
 
 
 def test_a_run_of_which_nothing_came_begins_anew_with_other_settings(

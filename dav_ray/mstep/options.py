@@ -8,6 +8,11 @@ from pydantic import Field
 
 from dav_ray.section import Section
 
+LORA_TARGETS = {  # the layers that get adapters where a recipe names none, by model family
+    "diffusers": ("to_q", "to_k", "to_v", "to_out.0"),
+    "masked": ("convs", "final_conv"),
+}
+
 
 class Lora(Section):
     rank: int = Field(default=16, ge=1, le=65_536, description="rank of the adapters")
