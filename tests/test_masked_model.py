@@ -12,9 +12,15 @@ import torch
 
 from dav_ray.config import Config
 from dav_ray.diffusion.dilated_cnn import DilatedCNN
+from dav_ray.diffusion.families import build
+from dav_ray.diffusion.masked_files import Settings, write
 from dav_ray.errors import UserError
 from dav_ray.masked_model import check_weights, read_config
 from dav_ray.model_folder import ASSETS, model_mistakes, model_path
+from dav_ray.own_alphabet import alphabet_of
+from dav_ray.preflight import check
+from dav_ray.recipe import from_yaml, load
+from dav_ray.sequences import Alphabet
 
 STORED: dict[str, Any] = {"alphabet": "ACGT", "length": 12, "classes": 2, "time_conditioning": False}
 
@@ -173,3 +179,28 @@ def test_what_only_the_weights_tell(tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match="was made for 4 letters and a mask"):
         check(["convs"], "", alphabet="protein")
+
+
+@pytest.mark.parametrize(("letters", "name"), [("ACDEFGHIKLMNPQRSTVWY", "protein"), ("ACGT", "dna"), ("XYZ", "XYZ")])
+def test_a_model_of_ones_own_needs_its_path_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: str, name: str
+) -> None:
+    """Alphabet and layers of the adapters are the model's own; the alphabet is stored for who reads the run later."""
+    alphabet = Alphabet.of(letters)
+    write(tmp_path / "model", DilatedCNN(len(letters) + 1, 8, 1, 5), Settings(alphabet, 12, 0, False))
+    (tmp_path / "mine.yaml").write_text("model: {kind: masked, path: model}\nreward: {kind: gc_content}\n")
+    recipe = load(str(tmp_path / "mine.yaml"))
+    check(recipe.config)
+    assert recipe.config.model.alphabet == name
+    monkeypatch.chdir("/")
+    stored = from_yaml(recipe.yaml, "config.yaml").config
+    assert stored.model.alphabet == name and stored.identity() == recipe.config.identity()
+    bare = Config.model_validate(
+        {"model": {"kind": "masked", "path": str(tmp_path / "model")}, "reward": {"kind": "gc_content"}}
+    )
+    assert alphabet_of(bare.model) == alphabet_of(stored.model) == alphabet
+
+    diffusion = build(stored)
+    adapted = {key.rpartition(".lora_")[0] for key in diffusion.policy_state()}
+    assert adapted == {*(f"convs.{i}" for i in range(5)), "final_conv.0", "final_conv.2"}
+    assert all(set(text) <= set(letters) for text in build(stored).sample(2))  # type: ignore[attr-defined]

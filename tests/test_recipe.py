@@ -234,6 +234,16 @@ def test_prompts_file_beside_the_recipe_or_here(recipe: str, tmp_path: Path, mon
     ]
 
 
+def test_comments_in_a_prompts_file(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("# animals\ncat\n  # indented\n\\# one\n\\## two\ndog # not a comment\n\\x\n")
+    loaded = load(recipe, ["prompts=p.txt"])
+    assert loaded.config.prompts == ("cat", "# one", "## two", "dog # not a comment", "\\x")
+    assert from_yaml(loaded.yaml, "config.yaml").config == loaded.config
+    (tmp_path / "none.txt").write_text("# nothing\n")
+    assert lines(recipe, "prompts=none.txt") == ["prompts = none.txt: the file is empty; allowed: one prompt per line"]
+    assert "lines that start with # are comments" in (fields()["prompts"].description or "")
+
+
 def test_environment_references_are_stored_as_typed(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAV_SECRET", "org/secret")
     loaded = load(recipe, ["model.path=${oc.env:DAV_SECRET}", "reward.args.key=${oc.env:DAV_SECRET}"])
