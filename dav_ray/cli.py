@@ -242,12 +242,14 @@ def _require_run(run_dir: str, address: str = "local") -> None:
 def _require_model(run_dir: str, address: str) -> None:
     """Raises UserError if the run's model, rewards or last policy are not there any more; says which code of the user's
     own its config.yaml names."""
+    from dav_ray.model_folder import check_there
     from dav_ray.preflight import check
     from dav_ray.run_files import read_run
 
     stored = read_run(run_dir)
+    check_there(stored.config.model.path, f"{run_dir}/config.yaml")
     _announce(stored.config)
-    check(stored.config, address)
+    check(stored.config, address, tracked=False)
     folder = f"policy/v{stored.manifest.policy_version:04d}"
     if stored.manifest.policy_version and not stored.storage.list(folder):
         raise UserError(f"{run_dir}: {folder} is absent, the run's last policy; allowed: a run directory that is whole")

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from dav_ray.mstep.options import MStep
+from dav_ray.mstep.options import LORA_TARGETS, MStep
 from dav_ray.rewards.options import Reward, with_own_names
 from dav_ray.roles import RewardRole, Roles, may_change, override
+from dav_ray.same_setting import former_default, unpacked
 from dav_ray.search.options import Search
 from dav_ray.section import Section
 
@@ -30,10 +31,10 @@ class Model(Section):
         "(.ckpt) or shipped:dna"
     )
     weights: Literal["ema", "raw"] = Field(default="ema", description="masked: which weights of a .ckpt")
-    alphabet: str = Field(
-        default="dna",
-        description="masked: letters in the order of the tokens",
-        json_schema_extra={"allowed": "dna, rna, protein, or the letters themselves"},
+    alphabet: str | None = Field(
+        default=None,
+        description="masked: letters in the order of the tokens; default: the model's own (dna for a .ckpt)",
+        json_schema_extra={"allowed": "dna, rna, protein, the letters themselves, or null"},
     )
     length: int | None = Field(
         default=None, ge=1, le=10_000_000, description="masked: letters per sequence; default: the model's own"
@@ -125,8 +126,9 @@ class Config(Section):
     rounds: int = Field(default=10, ge=1, le=1_000_000, description="EM rounds")
     model: Model = Field(description="the diffusion model")
     prompts: tuple[str, ...] = Field(
-        description="the prompts; a text file (beside the recipe, or here) has one per line; for masked models "
-        "conditions: class=NUMBER, fixed=START:LETTERS, or nothing (the empty text)",
+        description="the prompts; a text file (beside the recipe, or here) has one per line, lines that start with # "
+        "are comments (\\# for a prompt that does); for masked models conditions: class=NUMBER, fixed=START:LETTERS, "
+        "or nothing (the empty text)",
         json_schema_extra={"allowed": "a list of texts, or the path of a text file"},
     )
     reward: tuple[Reward, ...] = Field(
@@ -144,6 +146,12 @@ class Config(Section):
     evaluate: Evaluate = Field(default_factory=Evaluate, description="held-out evaluation after each round")
     track: Track = Field(default_factory=Track, description="experiment trackers")
     retain: Retain = Field(default_factory=Retain, description="what is kept of past rounds")
+    modules: tuple[str, ...] = Field(
+        default=(),
+        description="folders where modules of your own (module.path:Name) are looked up first; default: the recipe's "
+        "and the current one, if they hold such a module",
+        json_schema_extra={"allowed": "a list of folders"},
+    )
     overlap: Literal["none", "stream", "round"] = Field(
         default="none",
         description="stream: train on a round's groups while its search still runs (same bits as none); round: search "
@@ -155,6 +163,11 @@ class Config(Section):
         that a run goes on under a release that has keys of which it knew nothing."""
         fixed = _fixed(self.model_dump(mode="json", exclude_defaults=True))
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """Names of the layers that get adapters."""
+        return self.mstep.lora.targets or LORA_TARGETS[self.model.kind]
 
     @property
     def lag(self) -> int:
@@ -281,5 +294,5 @@ def _fixed(node: Any, path: str = "") -> Any:
     if isinstance(node, dict):
         names = {key: f"{path}.{key}".lstrip(".") for key in node}
         kept = {key: _fixed(value, names[key]) for key, value in node.items() if not may_change(names[key])}
-        return {key: value for key, value in kept.items() if value != {}}
-    return [_fixed(value, path) for value in node] if isinstance(node, list) else node
+        return {key: value for key, value in kept.items() if value != {} and not former_default(names[key], value)}
+    return [_fixed(value, path) for value in node] if isinstance(node, list) else unpacked(node)

@@ -21,11 +21,13 @@ from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
 from dav_ray.interrupt import interrupted, interruptible
 from dav_ray.manifest import ManifestStore
+from dav_ray.model_folder import check_hub_id
 from dav_ray.notices import kept_in, notices_file
 from dav_ray.progress import Progress
 from dav_ray.recipe import Recipe
 from dav_ray.retention import Retention, sweep_leftovers
 from dav_ray.run_files import RunLog, write_marker
+from dav_ray.same_run import former_identities
 from dav_ray.storage import Storage, open_storage
 from dav_ray.track import Trackers
 
@@ -72,6 +74,8 @@ def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: P
     from dav_ray.template.start import template
 
     local = address == "local"
+    if local and recipe.config.model.kind == "diffusers":
+        check_hub_id(recipe.config.model.path)
     if local:
         progress.stage(f"starting Ray on this machine: {USUAL['ray']}")
     with template(recipe.config) if local else contextlib.nullcontext() as worker:
@@ -89,14 +93,15 @@ def _run_on_ray(
     local = address == "local"
     # Ray's start takes the signals over: take them back
     with connected(address, recipe.config, worker), interruptible():
+        former = former_identities(recipe, storage)
         recipe, probed = settle(recipe, storage)
         config = recipe.config
         if config.batches == "probed":
             progress.say(f"batches: {Batches.of(config)}")
-        storage.write("config.yaml", recipe.yaml.encode())
         write_marker(storage)
         store = ManifestStore(storage)
-        opened = store.open(config.identity(), library_versions())
+        opened = store.open(config.identity(), library_versions(), former)
+        storage.write("config.yaml", recipe.yaml.encode())
         trackers = Trackers(config.track, recipe.name, tracker_folder(place), yaml.safe_load(recipe.yaml))
         prometheus = Prometheus(place.rpartition("/")[2])
         log = RunLog(storage, opened.epoch, trackers, prometheus)

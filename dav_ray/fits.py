@@ -14,23 +14,30 @@ from dav_ray.errors import DavRayError, RunError
 from dav_ray.failures import end_process
 from dav_ray.interrupt import check
 from dav_ray.mstep.mailbox import Group, Job, Place, ask
+from dav_ray.mstep.troubles import RESTARTS, Trouble, hopeless, in_words
 from dav_ray.places import log_place
 from dav_ray.run_files import RunLog
 from dav_ray.schedule import training_groups
+from dav_ray.secrets import hide
 from dav_ray.session import Session
 
 POLL_S = 0.2
 LOOK_EVERY_S = 2.0
-TRAIN_RESTARTS = 3  # per round and rank, after an error or a death; the peers of a rank that was killed raise one too
 
 
 class Fits:
-    """One round at a time. reload: a round's committed chunks, read back from their shards."""
+    """One round at a time. reload: a round's committed chunks, read back from their shards; say: tells the user."""
 
     def __init__(
-        self, config: Config, actors: Session, log: RunLog, reload: Callable[[int], Sequence[Accepted]]
+        self,
+        config: Config,
+        actors: Session,
+        log: RunLog,
+        reload: Callable[[int], Sequence[Accepted]],
+        say: Callable[[str], None],
     ) -> None:
-        self._config, self._actors, self._log, self._reload = config, actors, log, reload
+        self._config, self._actors, self._log, self._reload, self._say = config, actors, log, reload, say
+        self._said: set[tuple[int, str]] = set()  # ranks and classes of errors that the user was told of
         self._round = 0  # whose job is open
         self._posted: set[int] = set()  # its groups that the trainer has
         self._since: float | None = None  # when it was given the last of them
@@ -102,20 +109,13 @@ class Fits:
     def check_trainer(self) -> dict[str, float] | None:
         """The metrics of the round that was posted, once its policy is there. Raises what no retry mends; RunError if
         the trainer failed too often, or is late with what was posted."""
-        result = ask("driver", "the new policy", self._actors.mailbox.result.remote(self._round))
-        if isinstance(result, DavRayError):
-            raise result
+        result = self._result()
         if result is not None:
             return result  # nothing is late
-        trainer, role = self._actors.trainer, self._config.roles.train
-        if trainer is not None and trainer.failure is not None:
-            raise RunError("train", trainer.failure)
-        troubles = ask("driver", "the ranks' troubles", self._actors.mailbox.troubles.remote())
-        if len(troubles) > TRAIN_RESTARTS * role.replicas:
-            raise RunError("train", f"its ranks failed again and again, last with {troubles[-1]}")
+        role, up = self._config.roles.train, self._ranks()
+        self._check_troubles()
         waited = 0.0 if self._since is None else time.monotonic() - self._since
-        up = self._ranks()
-        if self._restarts > TRAIN_RESTARTS * role.replicas:
+        if self._restarts > RESTARTS * role.replicas:
             raise RunError("train", f"its ranks died again and again ({self._restarts} restarts in a round)")
         if up < role.replicas and waited > role.start_timeout_s:
             raise RunError(
@@ -135,10 +135,30 @@ class Fits:
             end_process(place.node, place.pid)
         self._ended, self._since = True, time.monotonic()
 
+    def _result(self) -> dict[str, float] | None:
+        """The metrics of the round that was posted, once its policy is there. Raises what no retry mends."""
+        result = ask("driver", "the new policy", self._actors.mailbox.result.remote(self._round))
+        if isinstance(result, DavRayError):
+            self._ranks()  # it is written down, too
+            raise result
+        return result
+
+    def _check_troubles(self) -> None:
+        """RunError if the trainer has ended, or its ranks failed too often."""
+        trainer = self._actors.trainer
+        if trainer is not None and trainer.failure is not None:
+            raise RunError("train", trainer.failure)
+        troubles = ask("driver", "the ranks' troubles", self._actors.mailbox.troubles.remote())
+        if cause := hopeless(troubles, self._config.roles.train.replicas):
+            raise RunError("train", cause)
+
     def look(self) -> None:
-        """Write down what became of the ranks, at most once in LOOK_EVERY_S seconds; for those who don't wait."""
+        """Write down what became of the ranks, at most once in LOOK_EVERY_S seconds; for those who don't wait. Raises
+        what no retry mends."""
         if time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._ranks()
+            self._result()
+            self._check_troubles()
 
     def _ranks(self) -> int:
         """How many ranks are up. Events tell where each of them is, who was started again, what they lost."""
@@ -157,8 +177,19 @@ class Fits:
         for fields in ask("driver", "whose memory ran out", self._actors.mailbox.halved.remote()):
             self._log.event("out_of_memory", role="train", **fields)
             self._restarts = 0  # it ends at one transition, however often ranks are started again until then
+        for trouble in ask("driver", "what ranks raised", self._actors.mailbox.untold.remote()):
+            self._tell(trouble)
         self._log.live("workers", len(places), role="train")
         return len(places)
+
+    def _tell(self, trouble: Trouble) -> None:
+        """To the events, and to the user where it is the first of its kind and the run goes on."""
+        fields = {"rank": trouble.rank, "node": trouble.node, "cause": trouble.cause}
+        self._log.event("rank_failed", **fields, traceback=trouble.trace, log=trouble.log)
+        kind = (trouble.rank, trouble.cause.partition(":")[0])
+        if not trouble.final and kind not in self._said:
+            self._said.add(kind)
+            self._say(hide(in_words(trouble)))
 
     def _groups(self) -> list[list[int]]:
         search, ranks = self._config.search, self._config.roles.train.replicas

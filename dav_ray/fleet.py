@@ -38,7 +38,8 @@ def reward_specs(config: Config, namespace: str) -> list[RewardSpec]:
         options = actor_options(role, "", namespace, reward.python)
         golden = None if reward.golden is None else os.path.abspath(os.path.expanduser(reward.golden))
         tolerance = TOLERANCE | reward.tolerance
-        specs.append(RewardSpec(number, reward.label, reward.kind, dict(reward.args), role, options, tolerance, golden))
+        shared = role, options, tolerance, golden, config.modules
+        specs.append(RewardSpec(number, reward.label, reward.kind, dict(reward.args), *shared))
     return specs
 
 

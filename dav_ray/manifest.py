@@ -51,9 +51,10 @@ class ManifestStore:
         """The stored manifest, without taking the run over; None if there is none. For readers."""
         return self._read()[0] if self._storage.exists(MANIFEST) else None
 
-    def open(self, config_sha256: str, versions: Mapping[str, str]) -> Manifest:
+    def open(self, config_sha256: str, versions: Mapping[str, str], former: Collection[str] = ()) -> Manifest:
         """Start a run, or take over the stored one with the next epoch; a finished run is left as it is.
 
+        former: what the same configuration was called, which gives way to what it is called now.
         Raises UserError if the stored run has another configuration, RunError if others keep taking it over, or if
         the manifest of a run that is there is not.
         """
@@ -66,14 +67,14 @@ class ManifestStore:
             pass  # a run to continue
         for _ in range(MAX_ATTEMPTS):
             stored, version = self._read()
-            if stored.config_sha256 != config_sha256:
+            if stored.config_sha256 not in (config_sha256, *former):
                 raise UserError(
                     f"run directory {self._storage.uri}: holds a run with another configuration (sha256 "
                     f"{stored.config_sha256[:12]}, not {config_sha256[:12]}); use its config.yaml"
                 )
             taken = stored
             if stored.phase != "done":
-                taken = replace(stored, epoch=stored.epoch + 1, versions=dict(versions))
+                taken = replace(stored, epoch=stored.epoch + 1, versions=dict(versions), config_sha256=config_sha256)
                 try:
                     version = self._storage.replace(MANIFEST, taken.to_json(), version)
                 except Conflict:

@@ -12,6 +12,7 @@ from dav_ray.config import Config
 from dav_ray.diffusion.condition import Condition
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, show
+from dav_ray.mstep.options import LORA_TARGETS
 from dav_ray.parsing import parse_object, tensor_shapes
 from dav_ray.sequences import Alphabet, read_sequences
 
@@ -19,6 +20,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KEYS = {"alphabet": str, "length": int, "classes": int, "time_conditioning": bool}
 MOST = 10_000_000  # letters, classes
 BENCHMARK_LENGTH = 200  # of the DNA benchmark, whose checkpoints do not have to say
+CHECKPOINTS_ALPHABET = "dna"  # of a .ckpt, which does not say
 LAYERS = ("linear", "time_embedder", "convs", "time_layers", "final_conv", "cls_layers")
 
 
@@ -41,37 +43,58 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def own_letters(folder: Path) -> str | None:
+    """The letters that a model folder names; None where there are none to be had."""
+    try:
+        return Alphabet.of(read_config(folder)["alphabet"]).letters
+    except ValueError:
+        return None
+
+
 def masked_mistakes(config: Config, path: str) -> Iterator[str]:
     """One line per reason why this model, or a condition, can't be searched. path: of the model, on this machine."""
-    model, place = config.model, Path(path)
-    try:
-        alphabet = Alphabet.of(model.alphabet)
-    except ValueError as error:
-        yield f"model.alphabet = {show(model.alphabet)}: {error}; allowed: dna, rna, protein, or the letters themselves"
-        return
-    key = f"model.path = {show(model.path, PATH)}"
+    place, key = Path(path), f"model.path = {show(config.model.path, PATH)}"
+    alphabet, mistakes = _alphabet(config, place)
     if os.path.isdir(place):
-        try:
-            stored = read_config(place)
-        except ValueError as error:
-            yield f"{key}: is no masked model: {error}; allowed: a folder with {CONFIG} and {WEIGHTS}, or a .ckpt"
-            return
-        try:
-            tensor_shapes(place / WEIGHTS)
-        except OSError:
-            yield f"{key}: is no masked model: {WEIGHTS} is missing"
-        except ValueError as error:
-            yield f"{key}: is no masked model: {WEIGHTS} {error}"
-        if (own := Alphabet.of(stored["alphabet"])) != alphabet:
-            yield f"model.alphabet = {model.alphabet}: the model's is {own.letters}; allowed: that"
-            return
-        yield from _condition_mistakes(config, alphabet, model.length or stored["length"], stored["classes"])
+        mistakes += _folder_mistakes(config, place, key, alphabet)
     elif not os.path.isfile(place):
-        what = model.origin or "a model folder, a Lightning checkpoint (.ckpt), or shipped:dna"
-        yield f"{key}: no such file or folder; allowed: {what}"
+        what = config.model.origin or "a model folder, a Lightning checkpoint (.ckpt), or shipped:dna"
+        mistakes.append(f"{key}: no such file or folder; allowed: {what}")
     elif not zipfile.is_zipfile(place):
-        yield f"{key}: is no checkpoint that torch.save wrote; allowed: {model.origin or 'a Lightning checkpoint'}"
+        what = config.model.origin or "a Lightning checkpoint"
+        mistakes.append(f"{key}: is no checkpoint that torch.save wrote; allowed: {what}")
+    yield from mistakes
     yield from _setting_mistakes(config, alphabet)
+
+
+def _alphabet(config: Config, place: Path) -> tuple[Alphabet | None, list[str]]:
+    """The letters that are given, else the model's own, and what is wrong with them."""
+    given, own = config.model.alphabet, own_letters(place) if os.path.isdir(place) else None
+    try:
+        alphabet = Alphabet.of(given or own or CHECKPOINTS_ALPHABET)
+    except ValueError as error:
+        rule = "allowed: dna, rna, protein, or the letters themselves"
+        return None, [f"model.alphabet = {show(given)}: {error}; {rule}"]
+    if own is not None and own != alphabet.letters:
+        return None, [f"model.alphabet = {given}: the model's is {own}; allowed: null (the model's own)"]
+    return alphabet, []
+
+
+def _folder_mistakes(config: Config, folder: Path, key: str, alphabet: Alphabet | None) -> Iterator[str]:
+    try:
+        stored = read_config(folder)
+    except ValueError as error:
+        yield f"{key}: is no masked model: {error}; allowed: a folder with {CONFIG} and {WEIGHTS}, or a .ckpt"
+        return
+    try:
+        tensor_shapes(folder / WEIGHTS)
+    except OSError:
+        yield f"{key}: is no masked model: {WEIGHTS} is missing"
+    except ValueError as error:
+        yield f"{key}: is no masked model: {WEIGHTS} {error}"
+    if alphabet is not None:
+        length = config.model.length or stored["length"]
+        yield from _condition_mistakes(config, alphabet, length, stored["classes"])
 
 
 def check_weights(config: Config, path: str) -> None:
@@ -80,13 +103,13 @@ def check_weights(config: Config, path: str) -> None:
     from dav_ray.diffusion import adapters
     from dav_ray.diffusion.masked_files import build_backbone, read
 
-    model, lora = config.model, config.mstep.lora
-    found = read(path, model.weights, Alphabet.of(model.alphabet), model.length)
+    model = config.model
+    found = read(path, model.weights, Alphabet.of(model.alphabet) if model.alphabet else None, model.length)
     backbone = build_backbone(found)
     mistakes = [*_condition_mistakes(config, found.alphabet, found.length, found.classes)]
     if config.mstep.parameters == "lora":
         try:
-            adapters.layers(backbone, lora.targets)
+            adapters.layers(backbone, config.lora_targets)
         except ValueError as error:
             mistakes.append(str(error))
     if mistakes:
@@ -101,14 +124,15 @@ def _condition_mistakes(config: Config, alphabet: Alphabet, length: int, classes
             yield f"prompts[{i}] = {show(text)}: {error}"
 
 
-def _setting_mistakes(config: Config, alphabet: Alphabet) -> Iterator[str]:
+def _setting_mistakes(config: Config, alphabet: Alphabet | None) -> Iterator[str]:
     if config.mstep.parameters == "lora":
-        for target in config.mstep.lora.targets:
-            if target.split(".")[0] not in LAYERS:
-                yield f"mstep.lora.targets = {target}: no such layer; allowed: {', '.join(LAYERS)}"
+        wrong = [target for target in config.lora_targets if target.split(".")[0] not in LAYERS]
+        if wrong:
+            fits = f"null ({', '.join(LORA_TARGETS['masked'])}), or some of {', '.join(LAYERS)}"
+            yield f"mstep.lora.targets = {show(', '.join(wrong))}: not in a masked model; allowed: {fits}"
     if config.model.dtype != "float32":
         yield f"model.dtype = {config.model.dtype}: masked models are loaded in float32; allowed: float32"
-    if config.evaluate.reference is not None:
+    if config.evaluate.reference is not None and alphabet is not None:
         try:
             read_sequences(config.evaluate.reference, alphabet)
         except UserError as error:

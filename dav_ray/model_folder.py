@@ -1,4 +1,4 @@
-"""Where a model lies, and whether it is a pipeline that can be searched. Reads JSON, loads nothing."""
+"""Where a model lies, and whether it is a pipeline that can be searched. Reads JSON and headers, loads nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, show
 from dav_ray.masked_model import masked_mistakes
+from dav_ray.mstep.options import LORA_TARGETS
 from dav_ray.parsing import parse_object, tensor_shapes
+from dav_ray.recipe_paths import SHIPPED, is_hub_id
 
 ASSETS = Path(__file__).parent / "assets"
-SHIPPED = "shipped:"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 NETWORKS = ("unet", "vae", "text_encoder")
+OTHERS = {"text_encoder_2", "transformer", "controlnet", "image_encoder", "prior", "low_res_scheduler"}
 # Schedulers that are defined by a table of alphas_cumprod, which is all that a DDIM sampler needs.
 CONVERTIBLE = {
     f"{name}Scheduler"
@@ -27,6 +29,8 @@ CONVERTIBLE = {
     )
 }
 PREDICTIONS = ("epsilon", "v_prediction")
+SUPPORTED = "a StableDiffusionPipeline (SD 1.x, 2.x)"
+TRUE = ("1", "ON", "YES", "TRUE")  # what huggingface_hub takes for it
 LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of: no code comes with a model
 
 
@@ -57,16 +61,65 @@ def model_mistakes(config: Config) -> Iterator[str]:
         yield from masked_mistakes(config, path)
         return
     yield from _draft_mistakes(config.model.draft_vae)
-    if _is_hub_id(path):
+    key = f"model.path = {show(config.model.path, PATH)}"
+    if is_hub_id(path):
         return
-    key, folder = f"model.path = {show(config.model.path, PATH)}", Path(path)
-    if not os.path.exists(folder):
+    if not os.path.exists(path):
         yield f"{key}: no such folder; allowed: a pipeline folder, a hub id (org/name) or shipped:digits"
+        return
+    yield from _pipeline_mistakes(key, Path(path), config)
+
+
+def check_there(path: str, where: str) -> None:
+    """UserError for a stored path that counts from a folder which is not the current one: earlier releases stored them
+    so. where: the file that holds it."""
+    if path.startswith(SHIPPED) or is_hub_id(path) or os.path.exists(os.path.expanduser(path)):
+        return
+    start = f"{where}: model.path = {show(path, PATH)}"
+    if os.path.isabs(os.path.expanduser(path)):
+        raise UserError(f"{start}: is not there any more; allowed: the model that the run began with, in its place")
+    raise UserError(
+        f"{start}: counts from the folder where the run was begun; allowed: start there, or write the absolute path "
+        "into that file"
+    )
+
+
+def check_hub_id(path: str) -> None:
+    """UserError for a hub id that this machine, which is the only one, has not downloaded and can't."""
+    if is_offline() and is_hub_id(path) and not _is_cached(path):
+        raise UserError(not_from_the_hub(path, "offline, and not downloaded before"))
+
+
+def is_offline() -> bool:
+    """Whether this process is told not to ask the hub."""
+    return any(os.environ.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def not_from_the_hub(path: str, why: str) -> str:
+    """The line about a hub id that can't be loaded."""
+    key = f"model.path = {show(path, PATH)}"
+    return f"{key}: no folder here, and not to be had from the hub: {why}; allowed: a folder, or a hub id (org/name)"
+
+
+def _is_cached(hub_id: str) -> bool:
+    """Whether any revision of it was downloaded, where huggingface_hub keeps them (importing it takes a second)."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    snapshots = Path(os.path.expandvars(os.path.expanduser(cache)), f"models--{hub_id.replace('/', '--')}", "snapshots")
+    return any(snapshots.glob("*/model_index.json"))
+
+
+def _pipeline_mistakes(key: str, folder: Path, config: Config) -> Iterator[str]:
+    if what := _no_pipeline(folder):
+        yield f"{key}: {what}"
         return
     try:
         index = _read_json(folder / "model_index.json")
     except ValueError as error:
         yield f"{key}: is no diffusers pipeline: {error}"
+        return
+    if what := _other_pipeline(index):
+        yield f"{key}: {what}"
         return
     mistakes = [*_index_mistakes(index), *_part_mistakes(folder, index, config.model.variant)]
     yield from (f"{key}: {mistake}" for mistake in mistakes)
@@ -85,9 +138,35 @@ def model_parts(path: str) -> list[tuple[str, str]]:
     return [(library, name) for library, name in named if library in LIBRARIES and isinstance(name, str)]
 
 
+def _no_pipeline(place: Path) -> str | None:
+    """What a path is that holds a part of a pipeline, or all of it in another form."""
+    if place.is_file() and place.suffix in (".safetensors", ".ckpt"):
+        convert = f"StableDiffusionPipeline.from_single_file({place.name!r}).save_pretrained(FOLDER)"
+        return f"a single file is not supported; supported: the folder of {SUPPORTED}; convert it with {convert}"
+    if (place / "config.json").is_file() and not (place / "model_index.json").exists():
+        try:
+            name = _read_json(place / "config.json").get("_class_name")
+        except ValueError:
+            return None
+        return f"a {show(str(name))} alone is not supported; supported: the folder of {SUPPORTED}" if name else None
+    return None
+
+
+def _other_pipeline(index: dict[str, Any]) -> str | None:
+    """One line for a pipeline of another class; None where its parts are those that are needed."""
+    name, parts = index.get("_class_name"), _parts(index)
+    if name == "StableDiffusionPipeline" or parts.issuperset(PARTS) and not parts & OTHERS:
+        return None
+    return f"{show(str(name))} is not supported; supported: {SUPPORTED}"
+
+
+def _parts(index: dict[str, Any]) -> set[str]:
+    return {key for key, value in index.items() if isinstance(value, list) and value and value[0]}
+
+
 def _draft_mistakes(path: str | None) -> Iterator[str]:
     """Of a draft VAE on this disk."""
-    if path is None or _is_hub_id(path):
+    if path is None or is_hub_id(path):
         return
     key, folder = f"model.draft_vae = {show(path, PATH)}", Path(os.path.expanduser(path))
     try:
@@ -99,12 +178,6 @@ def _draft_mistakes(path: str | None) -> Iterator[str]:
         yield f"{key}: is a {show(str(kind))}; allowed: an AutoencoderTiny"
     elif not list(folder.glob("*.safetensors")):
         yield f"{key}: has no safetensors weights; allowed: a folder with them"
-
-
-def _is_hub_id(path: str) -> bool:
-    """org/name, where no local folder could be meant."""
-    parts = path.split("/")
-    return len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~") and not os.path.exists(parts[0])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -121,7 +194,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _index_mistakes(index: dict[str, Any]) -> Iterator[str]:
     """Is it a text-to-image pipeline that is made of the usual five parts, with no other network in it?"""
     name = index.get("_class_name")
-    parts = {key for key, value in index.items() if isinstance(value, list) and value and value[0]}
+    parts = _parts(index)
     if missing := [part for part in PARTS if part not in parts]:
         yield f"{name} has no {', '.join(missing)}; allowed: a StableDiffusionPipeline"
     for part in PARTS:
@@ -129,9 +202,7 @@ def _index_mistakes(index: dict[str, Any]) -> Iterator[str]:
         if library not in LIBRARIES or kind.startswith("Auto") and library == "transformers":
             rule = f"allowed: a class of {' or '.join(LIBRARIES)}; code that comes with a model is not run"
             yield f"its {part} is {show(f'{library}.{kind}')}; {rule}"
-    others = sorted(
-        parts & {"text_encoder_2", "transformer", "controlnet", "image_encoder", "prior", "low_res_scheduler"}
-    )
+    others = sorted(parts & OTHERS)
     if others:
         yield f"{name} also needs {', '.join(others)}; allowed: a StableDiffusionPipeline"
 
@@ -195,8 +266,10 @@ def _weight_mistakes(key: str, folder: Path, config: Config) -> Iterator[str]:
             names += shapes if part == "unet" else ()
     if config.mstep.parameters == "lora":
         layers = sorted({name.rpartition(".")[0] for name in names})
-        for target in config.mstep.lora.targets:
-            if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
-                known = sorted({layer.rpartition(".")[2] for layer in layers} - {str(i) for i in range(100)})
-                rule = f"allowed: the ends of layers' names, for instance {', '.join(known[:8])}"
-                yield f"mstep.lora.targets = {show(target)}: the unet has no such layer; {rule}"
+        wrong = [t for t in config.lora_targets if not any(f".{layer}".endswith(f".{t}") for layer in layers)]
+        if wrong:
+            known = sorted({layer.rpartition(".")[2] for layer in layers} - {str(i) for i in range(100)})
+            usual = f"null ({', '.join(LORA_TARGETS['diffusers'])})"
+            rule = f"allowed: {usual}, or the ends of layers' names, for instance {', '.join(known[:8])}"
+            words = show(", ".join(wrong))
+            yield f"mstep.lora.targets = {words}: the unet has no such layer; {rule}"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
-from importlib.machinery import PathFinder
 from typing import Any
 
 from dav_ray.config import Config
 from dav_ray.keys import PATH, show
+from dav_ray.module_path import on_path
+from dav_ray.own_modules import module_file
 from dav_ray.reward_checks import DEEPEST, as_reward, factors
 from dav_ray.rewards.options import Reward
 
 
 def announced(config: Config) -> list[str]:
     """One line per import path, interpreter, package or image of the user's own."""
+    on_path(config.modules)
     lines = []
     for key, rewards in (("reward", config.reward), ("evaluate.heldout", config.evaluate.heldout)):
         for i, reward in enumerate(rewards):
@@ -26,18 +26,6 @@ def announced(config: Config) -> list[str]:
     for name, role in (("search", roles.search), ("reward", roles.reward), ("train", roles.train)):
         lines += _environment(f"roles.{name}", role)
     return lines
-
-
-def module_file(module: str) -> str | None:
-    """The file of a module, found without importing it or a package above it; None where there is none to be seen."""
-    path: list[str] | None = [*sys.path, os.getcwd()]
-    parts, spec = module.split("."), None
-    for i in range(len(parts)):
-        spec = PathFinder.find_spec(".".join(parts[: i + 1]), path)
-        if spec is None:
-            return None
-        path = list(spec.submodule_search_locations or [])
-    return spec.origin if spec else None
 
 
 def _of_reward(key: str, reward: Reward, depth: int = 0) -> Iterator[str]:

@@ -19,6 +19,7 @@ import torch
 
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.errors import RunError, UserError
+from dav_ray.model_folder import check_there
 from dav_ray.storage import Storage
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -101,6 +102,8 @@ def load(run_dir: str, version: int | None = None) -> Any:
 
     stored = read_run(run_dir)
     version = stored.manifest.policy_version if version is None else version
+    if version == 0 or stored.config.model.kind == "diffusers":  # a masked policy is the whole model
+        check_there(stored.config.model.path, f"{run_dir}/config.yaml")
     if version == 0:
         return pretrained(stored.config)
     if version not in (there := versions(stored.storage)):

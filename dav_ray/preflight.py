@@ -7,16 +7,18 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, show
 from dav_ray.masked_model import check_weights
 from dav_ray.model_folder import model_mistakes, model_path
+from dav_ray.module_path import on_path
 from dav_ray.placement_checks import role_mistakes
-from dav_ray.recipe import Recipe, differing_keys
+from dav_ray.recipe import Recipe
 from dav_ray.reward_checks import import_class, known, reward_mistakes
-from dav_ray.tree import parse
+from dav_ray.same_run import check_same
+from dav_ray.storage import open_storage
+from dav_ray.track import tracker_mistakes
 
 CONNECT_TIMEOUT_S = 1.0
 FEATURES = ("auto", "pixels", "digits")
@@ -24,12 +26,14 @@ OWN_FILES = {"config.yaml", "manifest.json", "lease.json", "report.html", "buffe
 OWN_FILES |= {"events.jsonl", "marker", "metrics.jsonl", "policy", "quarantine", "ray.log", "tracking"}
 
 
-def check(config: Config, address: str = "auto") -> None:
+def check(config: Config, address: str = "auto", *, tracked: bool = True) -> None:
     """Raises UserError with every mistake that the disk and the rewards' own code can tell.
 
-    address: interpreters are looked for on this machine if it is `local`.
+    address: interpreters are looked for on this machine if it is `local`. tracked: whether trackers are needed.
     """
+    on_path(config.modules)
     mistakes = [*model_mistakes(config), *_features_mistakes(config), *role_mistakes(config)]
+    mistakes += tracker_mistakes(config.track) if tracked else ()
     for key, rewards, gradient in (
         ("reward", config.reward, config.search.gradient),
         ("evaluate.heldout", config.evaluate.heldout, False),
@@ -72,25 +76,13 @@ def check_run_dir(run_dir: str, recipe: Recipe) -> None:
     """Raises UserError if a run of this recipe can't live in, or be continued from, this directory."""
     if not _is_uri(run_dir):
         _check_local(run_dir)
-    stored, where = read_run_file(run_dir, "config.yaml"), f"{run_dir}/config.yaml"
-    if stored is None:
-        return
-    probed = recipe.config.batches == "probed" and parse(stored, where).get("batches", "given") != "given"
-    free = Batches.of(recipe.config).by_key() if probed else ()
-    if lines := differing_keys(stored, recipe.yaml, where, free=free):
-        raise UserError(
-            [
-                f"--run-dir {run_dir}: holds a run of other settings; allowed: the same, or a new directory",
-                *(f"{where}: {line}" for line in lines),
-            ]
-        )
+    if (stored := read_run_file(run_dir, "config.yaml")) is not None:
+        check_same(stored, recipe, run_dir, open_storage(run_dir))
 
 
 def read_run_file(run_dir: str, name: str) -> str | None:
     """A text file of a run directory, None if there is none. Raises UserError for a URI that can't be one, a path that
     no file can have, or a file that is no text."""
-    from dav_ray.storage import open_storage
-
     storage = open_storage(run_dir)
     try:
         return storage.read(name).decode() if storage.exists(name) else None

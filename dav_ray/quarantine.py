@@ -97,6 +97,7 @@ def evidence(asked: Asked, rows: Sequence[int]) -> dict[str, np.ndarray]:
 
 def look_again(place: str) -> list[str]:
     """What the run's rewards say of kept samples now, a line for each sample. UserError if there are none."""
+    from dav_ray.module_path import on_path
     from dav_ray.recipe import from_yaml
     from dav_ray.rewards.registry import build
 
@@ -109,6 +110,7 @@ def look_again(place: str) -> list[str]:
     except (OSError, ValueError, KeyError) as error:
         words = f"holds no samples ({type(error).__name__}: {error})"
         raise UserError(f"{place}: {words}; allowed: RUN_DIR/{FOLDER}/NAME.json of a reward's failure") from error
+    on_path(config.modules)
     samples, conditions = held["samples"], [str(text) for text in held["condition"]]
     lines = []
     for reward in config.reward:

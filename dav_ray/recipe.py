@@ -22,12 +22,18 @@ from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, allowed, field_of, is_key, nearest_key, required_below, show
+from dav_ray.own_alphabet import with_own_alphabet
+from dav_ray.own_modules import with_modules
+from dav_ray.prompts_file import read_prompts
+from dav_ray.recipe_paths import absolute
 from dav_ray.roles import may_change
+from dav_ray.same_setting import former_default, unpacked
 from dav_ray.secrets import hide
 from dav_ray.tree import Mistakes, Tree, assign, escaped, parse, resolved
 
 SHIPPED = Path(__file__).parent / "recipes"
-MOST_BYTES, MOST_PROMPTS = 64_000_000, 50_000  # of a recipe or a file of prompts
+MOST_BYTES = 64_000_000  # of a recipe
+HERE = Path(".")
 
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 _WHAT = {
@@ -39,11 +45,13 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A configuration as it runs (`config`: references resolved) and is stored (`yaml`: as typed)."""
+    """A configuration as it runs (`config`: references resolved, paths absolute) and is stored (`yaml`: references as
+    typed)."""
 
     name: str
     config: Config
     yaml: str
+    typed_identity: str  # the configuration's identity if its paths were as typed
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -59,12 +67,12 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
             assign(tree, override)
         except ValueError as error:
             mistakes[override] = f"{show(override)}: {error}"
-    return _build(path.stem, tree, path.parent, mistakes)
+    return _build(path.stem, tree, (path.parent, HERE), mistakes)
 
 
 def from_yaml(text: str, where: str) -> Recipe:
     """The recipe that a run directory's `config.yaml` holds. Raises UserError with all mistakes found."""
-    return _build(Path(where).parent.name, parse(text, where), Path("."), {})
+    return _build(Path(where).parent.name, parse(text, where), (HERE,), {})
 
 
 def with_batches(recipe: Recipe, batches: Batches) -> Recipe:
@@ -78,7 +86,7 @@ def with_batches(recipe: Recipe, batches: Batches) -> Recipe:
             raise UserError(
                 f"batches = probed: {key}: {error}; allowed: keys written out, or batches = given"
             ) from None
-    return _build(recipe.name, tree, Path("."), {})
+    return _build(recipe.name, tree, (HERE,), {})
 
 
 def shipped() -> list[str]:
@@ -93,17 +101,32 @@ def differing_keys(stored: str, given: str, where: str = "config.yaml", *, free:
     release that stored one of them knew nothing counts as its default. Raises UserError naming `where` if that is no
     YAML.
     """
-    old, new = dict(_flat(parse(stored, where))), dict(_flat(parse(given, "the recipe")))
+    old, new = (dict(_flat(_comparable(*text))) for text in ((stored, where), (given, "the recipe")))
     absent = object()
     lines = []
     for key in [*new, *(key for key in old if key not in new)]:
         field = field_of(key)
         default = field.default if field and isinstance(field.default, str | int | float | None) else absent
         was, now = (values.get(key, default) for values in (old, new))
+        was, now = (default if former_default(key, value) else value for value in (was, now))
         if was != now and key not in free and not may_change(key):
-            words = ["not set" if value is absent else show(value) for value in (was, now)]
-            lines.append(f"{key}: was {words[0]}, now {words[1]}")
+            words = ["not set" if value is absent else show(value, PATH) for value in (was, now)]
+            lines.append(f"{key}: was {words[0]}, now {words[1]}{_begun_elsewhere(was, now)}")
     return lines
+
+
+def _begun_elsewhere(was: Any, now: Any) -> str:
+    """A hint where a relative path was stored, as earlier releases did, that may be this one."""
+    if isinstance(was, str) and isinstance(now, str) and os.path.isabs(now) and not os.path.isabs(was):
+        if now.endswith(f"/{os.path.normpath(was)}"):
+            return " (an earlier release stored the relative path; if it is this one, start where the run was begun)"
+    return ""
+
+
+def _comparable(text: str, where: str) -> Tree:
+    """A stored configuration with its paths as this release stores them."""
+    typed = parse(text, where)
+    return absolute(typed, resolved(typed, {}), (HERE,))[0]
 
 
 def _find(recipe: str) -> Path:
@@ -133,11 +156,13 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
     return str(error.strerror if isinstance(error, OSError) else error.reason)
 
 
-def _build(name: str, typed: Tree, folder: Path, mistakes: Mistakes) -> Recipe:
-    tree = resolved(typed, mistakes)
+def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) -> Recipe:
+    """folders: where relative paths are looked up, in this order."""
+    plain = tree = resolved(typed, mistakes)
+    typed, tree = with_own_alphabet(*with_modules(*absolute(typed, tree, folders), folders))
     if isinstance(tree.get("prompts"), str):
         typed = {key: value for key, value in typed.items() if key != "prompts"}  # the prompts are stored, not the path
-        tree["prompts"] = _read_prompts(tree["prompts"], folder, mistakes)
+        tree["prompts"] = read_prompts(tree["prompts"], folders, mistakes)
     config = _validated(tree, mistakes)
     if config is not None:
         mistakes |= {line: line for line in _secret_mistakes(config)}
@@ -146,31 +171,8 @@ def _build(name: str, typed: Tree, folder: Path, mistakes: Mistakes) -> Recipe:
     if isinstance(typed.get("reward"), dict):
         typed = {**typed, "reward": [typed["reward"]]}
     stored = OmegaConf.to_yaml(OmegaConf.create(_as_typed(config.model_dump(mode="json"), typed)))
-    return Recipe(name, config, stored)
-
-
-def _read_prompts(name: str, folder: Path, mistakes: Mistakes) -> list[str]:
-    """The lines of a prompts file, looked up beside the recipe and then here."""
-    places = [folder / os.path.expanduser(name), Path(os.path.expanduser(name))]
-    found = [place for place in places if os.path.isfile(place)]
-    start = f"prompts = {show(name, PATH)}: "
-    if not found:
-        mistakes["prompts"] = f"{start}no such file; allowed: {allowed('prompts')}"
-        return []
-    try:
-        if found[0].stat().st_size > MOST_BYTES:
-            mistakes["prompts"] = f"{start}{found[0].stat().st_size:,} bytes; allowed: at most {MOST_BYTES:,}"
-            return []
-        lines = [line.strip() for line in found[0].read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        mistakes["prompts"] = f"{start}can't be read as text: {_reason(error)}"
-        return []
-    if not lines:
-        mistakes["prompts"] = f"{start}the file is empty; allowed: one prompt per line"
-    if len(lines) > MOST_PROMPTS:
-        mistakes["prompts"] = f"{start}{len(lines):,} prompts; allowed: at most {MOST_PROMPTS:,}"
-        return []
-    return lines
+    as_typed = Config.model_validate({**plain, "prompts": tree.get("prompts")})
+    return Recipe(name, config, stored, as_typed.identity())
 
 
 def _secret_mistakes(config: Config) -> Iterator[str]:
@@ -248,4 +250,4 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for i, value in enumerate(node):
             yield from _flat(value, f"{prefix}[{i}]")
     else:
-        yield prefix, node
+        yield prefix, unpacked(node)

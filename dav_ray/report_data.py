@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dav_ray.config import Config, Evaluate, Model
+from dav_ray.config import Config, Evaluate
 from dav_ray.errors import RunError, UserError
 from dav_ray.manifest import ManifestStore, Shard, round_manifest_path
+from dav_ray.masked_model import CHECKPOINTS_ALPHABET
 from dav_ray.parsing import parse_object
 from dav_ray.rewards.options import Reward
 from dav_ray.run_files import metric_rows
@@ -76,7 +77,7 @@ class RunData:
 
     @property
     def alphabet(self) -> Alphabet:
-        return Alphabet.of(self._model.get("alphabet", Model.model_fields["alphabet"].default))
+        return Alphabet.of(self._model.get("alphabet") or CHECKPOINTS_ALPHABET)
 
     @property
     def _model(self) -> dict[str, Any]:
@@ -219,7 +220,7 @@ def _check_config(config: dict[str, Any], uri: str) -> None:
     rewards = [rewards] if isinstance(rewards, dict) else rewards
     named = isinstance(rewards, list) and all(isinstance(r, dict) and isinstance(r.get("kind"), str) for r in rewards)
     sections = all(isinstance(config.get(name) or {}, dict) for name in ("model", "evaluate"))
-    if not named or not sections or not isinstance((config.get("model") or {}).get("alphabet", ""), str):
+    if not named or not sections or not isinstance((config.get("model") or {}).get("alphabet") or "", str):
         raise UserError(f"{uri}/config.yaml: is no configuration of a run; allowed: what `dav-ray run` wrote")
 
 

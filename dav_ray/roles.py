@@ -139,7 +139,7 @@ def may_change(key: str) -> bool:
     """Whether a run may be continued with another value of this (dotted) key: places, resources, deadlines, trackers,
     what is kept, on which no result depends."""
     first, *rest = re.sub(r"\[\d+\]|\.\d+(?=\.|$)", "", key).split(".")
-    if first in ("track", "retain"):
+    if first in ("track", "retain", "modules"):
         return True
     if first == "roles":
         return len(rest) > 1 and rest[1] not in _KEPT[rest[0]]

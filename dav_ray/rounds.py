@@ -54,7 +54,7 @@ class Rounds:
         self._dispatcher = Dispatcher(actors.workers, storage.uri, log, *limits, actors.renew_search)
         self._dispatcher.expect(actors.away, actors.lives)
         self._fleet, self._nodes = FleetView(actors.fleet, log), Nodes(log)
-        self._fits = Fits(config, actors, log, self._reload)
+        self._fits = Fits(config, actors, log, self._reload, progress.say)
         self._prompts, self._kind = config.prompts, sample_kind(config)
         self._accepted: dict[int, dict[int, Accepted]] = {}  # round -> index -> chunk, of rounds that are not closed
         self._searched: set[int] = set()  # rounds, by this driver

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from dav_ray.config import Track
-from dav_ray.errors import UserError
 
 ROUND = "round"
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}  # what pip installs, by module
+
+
+def tracker_mistakes(config: Track) -> Iterator[str]:
+    """One line per tracker that is not installed; nothing is imported."""
+    for kind in config.kinds:
+        if find_spec(kind) is None:
+            yield f"track.kinds = {kind}: is not installed; allowed: without it, or after: pip install {PACKAGES[kind]}"
 
 
 class Trackers:
     """Names as in metrics.jsonl, one step per round. Nothing is imported where no tracker is configured."""
 
     def __init__(self, config: Track, run_name: str, directory: str, settings: dict[str, Any]) -> None:
-        """directory: a local folder for what trackers write to disk. UserError: a tracker that is not installed."""
+        """directory: a local folder for what trackers write to disk."""
         self._trackers: list[Any] = []
         if not config.kinds:
             return
@@ -24,10 +32,6 @@ class Trackers:
 
         PartialState(cpu=True)  # accelerate's trackers ask it whether this is the main process
         for kind in config.kinds:
-            try:
-                __import__(PACKAGES[kind])
-            except ImportError:
-                raise UserError(f"track.kinds = {kind}: is not installed; pip install 'dav_ray[{kind}]'") from None
             cls = LOGGER_TYPE_TO_CLASS[kind]
             options = {"logging_dir": directory} if cls.requires_logging_directory else {}
             name = run_name if kind == "tensorboard" else config.project

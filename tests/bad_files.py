@@ -96,11 +96,11 @@ FOLDERS: dict[str, tuple[Any, bytes | None, str]] = {  # config.json, weights, l
 }
 MODELS = [
     *(
-        override(f"model.path = ./models/{name}: {line}", f"model.path=./models/{name}")
+        override(f"model.path = models/{name}: {line}", f"model.path=./models/{name}")
         for name, (*_, line) in PIPELINES.items()
     ),
     *(
-        dna(f"model.path = ./models/{name}: {line}", f"model.path=./models/{name}")
+        dna(f"model.path = models/{name}: {line}", f"model.path=./models/{name}")
         for name, (*_, line) in FOLDERS.items()
     ),
     dna("model.path = text.ckpt: is no checkpoint that torch.save", "model.path=text.ckpt"),
@@ -116,7 +116,10 @@ MASKED_CASES = [
     dna("model.alphabet = protein: the model's is ACGT", "model.alphabet=protein"),
     dna("model.length = 0: out of range", "model.length=0"),
     dna("model.length = 100000000000: out of range", "model.length=100000000000"),
-    dna("mstep.lora.targets = nothing: no such layer", "mstep.lora.targets=[nothing]"),
+    dna(
+        "mstep.lora.targets = nothing: not in a masked model; allowed: null (convs, final_conv), or",
+        "mstep.lora.targets=[nothing]",
+    ),
     dna("prompts[0] = class=1: class=1: the model has no classes", "prompts=['class=1']"),
     dna("prompts[0] = fixed=0:A,0:T: fixed=0:T: position 0 is fixed", "prompts=['fixed=0:A,0:T']"),
     dna("prompts[0] = fixed=-1:A: fixed=-1:A: is no START:LETTERS", "prompts=['fixed=-1:A']"),

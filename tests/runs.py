@@ -20,7 +20,7 @@ def recipe(folder: Path, **changes: Any) -> Path:
     """A recipe over a pipeline with random weights: 3 chunks of 3, 3 and 1 trajectories a round."""
     settings: dict[str, Any] = {
         "rounds": 2,
-        "model": {"path": str(folder / "pipeline")},
+        "model": {"path": "pipeline"},  # beside the recipe
         "prompts": ["a", "b", "c"],
         "reward": {"kind": "jpeg_compressibility"},
         "search": {
@@ -84,9 +84,10 @@ def weights(run_dir: Path, version: int) -> bytes:
 
 def masked_recipe(folder: Path, **changes: Any) -> Path:
     """A recipe over a masked model with random weights, which loads faster: 3 chunks of 4 trajectories a round."""
+    masked_model(folder)
     settings: dict[str, Any] = {
         "rounds": 2,
-        "model": {"kind": "masked", "path": masked_model(folder)},
+        "model": {"kind": "masked", "path": "model"},  # beside the recipe
         "reward": {"kind": "gc_content"},
         "search": {"candidates": 2, "alpha": 0.02, "steps": 4, "trajectories": 12, "chunk": 4},
         "mstep": {"learning_rate": 0.01, "batch_size": 16, "lora": {"targets": ["convs"]}},

@@ -41,12 +41,13 @@ def test_there_are_many_and_no_two_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: f"{n}-{CASES[n].start[:40]}")
-def test_one_line_says_what_is_wrong(number: int, answers: dict[int, dict[str, Any]]) -> None:
+def test_one_line_says_what_is_wrong(number: int, answers: dict[int, dict[str, Any]], folder: Path) -> None:
     case, found = CASES[number], answers[number]
     lines = found["stderr"].splitlines()
     assert found["raised"] == "" and found["code"] == case.code, (found, case)
     assert lines and all(line.startswith("dav-ray: ") for line in lines)
-    said = [line.removeprefix("dav-ray: ").removeprefix("storage: ") for line in lines]
+    here = [line.replace(f"{folder}/", "") for line in lines]  # paths are shown absolute
+    said = [line.removeprefix("dav-ray: ").removeprefix("storage: ") for line in here]
     assert any(line.startswith(case.start) or case.start[:1] == "/" and case.start in line for line in said), lines
     text = found["stderr"] + found["stdout"]
     assert "Traceback" not in text and "unexpected: " not in text and SECRET not in text

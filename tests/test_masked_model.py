@@ -12,9 +12,15 @@ import torch
 
 from dav_ray.config import Config
 from dav_ray.diffusion.dilated_cnn import DilatedCNN
+from dav_ray.diffusion.families import build
+from dav_ray.diffusion.masked_files import Settings, write
 from dav_ray.errors import UserError
 from dav_ray.masked_model import check_weights, read_config
 from dav_ray.model_folder import ASSETS, model_mistakes, model_path
+from dav_ray.own_alphabet import alphabet_of
+from dav_ray.preflight import check
+from dav_ray.recipe import from_yaml, load
+from dav_ray.sequences import Alphabet
 
 STORED: dict[str, Any] = {"alphabet": "ACGT", "length": 12, "classes": 2, "time_conditioning": False}
 
@@ -72,7 +78,7 @@ def test_nothing_is_wrong(folder: Path, model: dict[str, Any], sections: dict[st
         ),
         ({"path": "shipped:nada"}, {}, ["model.path = shipped:nada: no such shipped model; allowed: shipped:digits, "]),
         ({"alphabet": "AA"}, {}, ["model.alphabet = AA: 2 to 254 different letters"]),
-        ({"alphabet": "rna"}, {}, ["model.alphabet = rna: the model's is ACGT; allowed: that"]),
+        ({"alphabet": "rna"}, {}, ["model.alphabet = rna: the model's is ACGT; allowed: null (the model's own)"]),
         ({"dtype": "float16"}, {}, ["model.dtype = float16: masked models are loaded in float32; allowed: float32"]),
         ({}, {"prompts": ["a cat"]}, ["prompts[0] = a cat: 'a' is no condition; allowed: empty, or class=NUMBER"]),
         (
@@ -87,8 +93,8 @@ def test_nothing_is_wrong(folder: Path, model: dict[str, Any], sections: dict[st
             {},
             {"mstep": {"lora": {"targets": ["to_q", "convs", "norms"]}}},
             [
-                "mstep.lora.targets = to_q: no such layer; allowed: linear, ",
-                "mstep.lora.targets = norms: no such layer; allowed: linear, ",
+                "mstep.lora.targets = to_q, norms: not in a masked model; allowed: null (convs, final_conv), or some "
+                "of linear, time_embedder, convs, "
             ],
         ),
         (
@@ -100,6 +106,15 @@ def test_nothing_is_wrong(folder: Path, model: dict[str, Any], sections: dict[st
             ],
         ),
         ({}, {"evaluate": {"reference": "none.fa"}}, ["evaluate.reference: none.fa: no such file; allowed: FASTA"]),
+        (
+            {"alphabet": "rna", "dtype": "float16"},  # all at once
+            {"mstep": {"lora": {"targets": ["to_q"]}}},
+            [
+                "model.alphabet = rna: the model's is ACGT",
+                "mstep.lora.targets = to_q: not in a masked model",
+                "model.dtype = float16: ",
+            ],
+        ),
     ],
 )
 def test_one_line_per_mistake(folder: Path, model: dict[str, Any], sections: dict[str, Any], lines: list[str]) -> None:
@@ -164,3 +179,28 @@ def test_what_only_the_weights_tell(tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match="was made for 4 letters and a mask"):
         check(["convs"], "", alphabet="protein")
+
+
+@pytest.mark.parametrize(("letters", "name"), [("ACDEFGHIKLMNPQRSTVWY", "protein"), ("ACGT", "dna"), ("XYZ", "XYZ")])
+def test_a_model_of_ones_own_needs_its_path_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: str, name: str
+) -> None:
+    """Alphabet and layers of the adapters are the model's own; the alphabet is stored for who reads the run later."""
+    alphabet = Alphabet.of(letters)
+    write(tmp_path / "model", DilatedCNN(len(letters) + 1, 8, 1, 5), Settings(alphabet, 12, 0, False))
+    (tmp_path / "mine.yaml").write_text("model: {kind: masked, path: model}\nreward: {kind: gc_content}\n")
+    recipe = load(str(tmp_path / "mine.yaml"))
+    check(recipe.config)
+    assert recipe.config.model.alphabet == name
+    monkeypatch.chdir("/")
+    stored = from_yaml(recipe.yaml, "config.yaml").config
+    assert stored.model.alphabet == name and stored.identity() == recipe.config.identity()
+    bare = Config.model_validate(
+        {"model": {"kind": "masked", "path": str(tmp_path / "model")}, "reward": {"kind": "gc_content"}}
+    )
+    assert alphabet_of(bare.model) == alphabet_of(stored.model) == alphabet
+
+    diffusion = build(stored)
+    adapted = {key.rpartition(".lora_")[0] for key in diffusion.policy_state()}
+    assert adapted == {*(f"convs.{i}" for i in range(5)), "final_conv.0", "final_conv.2"}
+    assert all(set(text) <= set(letters) for text in build(stored).sample(2))  # type: ignore[attr-defined]

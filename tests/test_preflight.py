@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from dav_ray.errors import UserError
-from dav_ray.model_folder import model_path
+from dav_ray.model_folder import check_hub_id, model_path
 from dav_ray.preflight import check, check_address, check_run_dir
 from dav_ray.recipe import Recipe, load
 from dav_ray.reward_checks import _facts_of_source
@@ -78,7 +79,7 @@ def write(path: Path, name: str, **changes: object) -> None:
 def lines(*overrides: str) -> list[str]:
     with pytest.raises(UserError) as caught:
         check(load("mine.yaml", overrides).config)
-    return caught.value.lines
+    return [line.replace(f"{os.getcwd()}/", "") for line in caught.value.lines]  # paths are shown absolute
 
 
 @pytest.mark.parametrize(
@@ -104,9 +105,9 @@ def test_right_input_passes(folder: Path, overrides: list[str]) -> None:
             "model.path = ./nowhere: no such folder; allowed: a pipeline folder, a hub id",
         ),
         (["model.path=a/b/c"], "model.path = a/b/c: no such folder; allowed: "),
-        (["model.path=."], "model.path = .: is no diffusers pipeline: "),
+        (["model.path=pipeline/.."], "model.path = /"),
         (["model.path=shipped:dgits"], "model.path = shipped:dgits: no such shipped model; allowed: "),
-        (["model.variant=fp16"], "model.path = ./pipeline: the folder unet has no safetensors weights of variant fp16"),
+        (["model.variant=fp16"], "model.path = pipeline: the folder unet has no safetensors weights of variant fp16"),
         (
             ["search.steps=101"],
             "search.steps = 101: out of range; allowed: 2 to 100, the model's training steps",
@@ -197,8 +198,75 @@ def test_one_line_names_key_value_and_what_is_allowed(folder: Path, overrides: l
 def test_pipelines_that_cannot_be_searched(folder: Path, file: str, changes: dict, words: str) -> None:
     write(folder / "pipeline", file, **changes)
     (found,) = lines()
-    assert found.startswith("model.path = ./pipeline: ")
+    assert found.startswith("model.path = pipeline: ")
     assert words in found
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("StableDiffusionXLPipeline", ("text_encoder_2", "tokenizer_2")),
+        ("StableDiffusion3Pipeline", ("text_encoder_2", "text_encoder_3", "transformer", "-unet")),
+        ("FluxPipeline", ("text_encoder_2", "transformer", "-unet")),
+        ("PixArtAlphaPipeline", ("transformer", "-unet")),
+        ("DDPMPipeline", ("-vae", "-text_encoder", "-tokenizer")),
+        ("StableDiffusionControlNetPipeline", ("controlnet",)),
+    ],
+)
+def test_another_pipeline_is_one_line(folder: Path, name: str, parts: tuple[str, ...]) -> None:
+    file = folder / "pipeline/model_index.json"
+    index = json.loads(file.read_text())
+    for part in parts:
+        if part.startswith("-"):
+            del index[part[1:]]
+            shutil.rmtree(folder / "pipeline" / part[1:])
+        else:
+            index[part] = ["diffusers", "X"]
+    file.write_text(json.dumps({**index, "_class_name": name}))
+    rule = "supported: a StableDiffusionPipeline (SD 1.x, 2.x)"
+    assert lines() == [f"model.path = pipeline: {name} is not supported; {rule}"]
+
+
+def test_a_part_of_a_pipeline_or_a_single_file_is_one_line(folder: Path) -> None:
+    write(folder, "pipeline/unet/config.json", _class_name="UNet2DConditionModel")
+    assert lines("model.path=pipeline/unet") == [
+        "model.path = pipeline/unet: a UNet2DConditionModel alone is not supported; supported: the folder of a "
+        "StableDiffusionPipeline (SD 1.x, 2.x)"
+    ]
+    (folder / "civitai.safetensors").touch()
+    (line,) = lines("model.path=civitai.safetensors")
+    assert line.startswith(
+        "model.path = civitai.safetensors: a single file is not supported; supported: the folder of a "
+    )
+    assert line.endswith(
+        "convert it with StableDiffusionPipeline.from_single_file('civitai.safetensors').save_pretrained(FOLDER)"
+    )
+
+
+def test_a_hub_id_that_is_not_here_and_cannot_be_had(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError) as caught:
+        check_hub_id("org/name")
+    assert caught.value.lines == [
+        "model.path = org/name: no folder here, and not to be had from the hub: offline, and not downloaded before; "
+        "allowed: a folder, or a hub id (org/name)"
+    ]
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    check_hub_id("org/name")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (folder / "cache/models--org--name/snapshots/1f").mkdir(parents=True)
+    (folder / "cache/models--org--name/snapshots/1f/model_index.json").touch()
+    check_hub_id("org/name")
+
+
+def test_trackers_that_are_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dav_ray.track.find_spec", lambda name: None)
+    assert lines("track.kinds=[wandb,mlflow]") == [
+        "track.kinds = wandb: is not installed; allowed: without it, or after: pip install wandb",
+        "track.kinds = mlflow: is not installed; allowed: without it, or after: pip install mlflow-skinny",
+    ]
+    check(load("mine.yaml", ["track.kinds=[wandb]"]).config, tracked=False)  # to evaluate takes none
 
 
 def test_golden_scores_are_looked_for(folder: Path) -> None:
@@ -218,10 +286,10 @@ def test_golden_scores_are_looked_for(folder: Path) -> None:
 
 def test_missing_parts_are_named(folder: Path) -> None:
     os.rename(folder / "pipeline" / "vae", folder / "gone")
-    assert lines() == ["model.path = ./pipeline: the folder vae is missing"]
+    assert lines() == ["model.path = pipeline: the folder vae is missing"]
     (folder / "pipeline" / "model_index.json").write_text("{")
     (line,) = lines()
-    assert line.startswith("model.path = ./pipeline: is no diffusers pipeline: pipeline/model_index.json is no JSON: ")
+    assert line.startswith("model.path = pipeline: is no diffusers pipeline: pipeline/model_index.json is no JSON: ")
 
 
 def test_all_mistakes_at_once(folder: Path) -> None:

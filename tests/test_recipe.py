@@ -38,7 +38,7 @@ def test_overrides_and_defaults(recipe: str) -> None:
     assert config.search.alpha == 0.001
     assert config.prompts == ("a", "b", "c")
     assert config.reward[0].args == {"colour": [1, 0, 0]}
-    assert config.mstep.lora.targets == ("to_q", "to_k", "to_v", "to_out.0")
+    assert config.lora_targets == ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def test_an_entry_of_a_list_is_named_by_its_index_unless_it_is_alone(recipe: str) -> None:
@@ -232,6 +232,16 @@ def test_prompts_file_beside_the_recipe_or_here(recipe: str, tmp_path: Path, mon
     assert lines(recipe, "prompts=empty.txt") == [
         "prompts = empty.txt: the file is empty; allowed: one prompt per line"
     ]
+
+
+def test_comments_in_a_prompts_file(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("# animals\ncat\n  # indented\n\\# one\n\\## two\ndog # not a comment\n\\x\n")
+    loaded = load(recipe, ["prompts=p.txt"])
+    assert loaded.config.prompts == ("cat", "# one", "## two", "dog # not a comment", "\\x")
+    assert from_yaml(loaded.yaml, "config.yaml").config == loaded.config
+    (tmp_path / "none.txt").write_text("# nothing\n")
+    assert lines(recipe, "prompts=none.txt") == ["prompts = none.txt: the file is empty; allowed: one prompt per line"]
+    assert "lines that start with # are comments" in (fields()["prompts"].description or "")
 
 
 def test_environment_references_are_stored_as_typed(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,21 @@ def test_the_policy_reproduces_the_runs_samples_in_diffusers(folder: Path, whole
             assert np.abs(stored - np.array(image)).max() <= 1  # rounding of another batch size
 
 
+QUIET = """
+import sys, dav_ray
+pipe = dav_ray.load(sys.argv[1])
+print(pipe.get_list_adapters())
+"""
+
+
+def test_load_warns_of_nothing_and_needs_no_folder(whole: Path, tmp_path: Path) -> None:
+    """The recipe named its model by a relative path."""
+    command = [sys.executable, "-W", "error", "-c", QUIET, str(whole)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "{'unet': ['default_0']}\n"), done.stderr
+    assert "LoRA" not in done.stderr and "deprecated" not in done.stderr
+
+
 def test_pretrained_and_aligned_samples_differ(whole: Path) -> None:
     first, last = (pq.read_table(whole / f"evaluate/round-{r:04d}.parquet") for r in (0, 2))
     assert first.column("seed").equals(last.column("seed"))

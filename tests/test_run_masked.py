@@ -23,28 +23,34 @@ from dav_ray.storage import open_storage
 from tests.runs import finish, shards, start
 
 LENGTH, MOTIF = 24, "TATA"
+OWN = """
+from dav_ray.rewards.sequence import GcWindow
+
+class Window(GcWindow):
+    pass
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with random weights, and a run of it."""
+    """A model with random weights, and a run of it, from another folder than that of the recipe, beside which are the
+    model and a module of the user's own."""
     place = tmp_path_factory.mktemp("masked")
     torch.manual_seed(0)
     write(place / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), LENGTH, 0, False))
     settings: dict[str, Any] = {
         "rounds": 2,
-        "model": {"kind": "masked", "path": str(place / "model")},
+        "model": {"kind": "masked", "path": "model"},
         "prompts": ["", f"fixed=3:{MOTIF}"],
         "reward": {"kind": "gc_content"},
         "search": {"candidates": 3, "alpha": 0.02, "gradient": True, "steps": 5, "trajectories": 12, "chunk": 4},
-        "mstep": {
-            "candidates": "all",
-            "learning_rate": 0.01,
-            "kl": 0.01,
-            "batch_size": 16,
-            "lora": {"targets": ["convs"]},
+        "mstep": {"candidates": "all", "learning_rate": 0.01, "kl": 0.01, "batch_size": 16},
+        "evaluate": {
+            "samples": 16,
+            "batch": 8,
+            "kl_samples": 8,
+            "heldout": [{"kind": "own_window:Window", "name": "window"}],
         },
-        "evaluate": {"samples": 16, "batch": 8, "kl_samples": 8, "heldout": [{"kind": "gc_window", "name": "window"}]},
         "roles": {
             "search": {"replicas": 1, "cpus": 0.2},
             "reward": {"replicas": 1, "cpus": 0.1},
@@ -52,9 +58,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }
     (place / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    output = finish(start(place, "tiny.yaml", "--run-dir", "run"), 0)
+    (place / "own_window.py").write_text(OWN)
+    (place / "elsewhere").mkdir()
+    output = finish(start(place / "elsewhere", "../tiny.yaml", "--run-dir", "../run"), 0)
     assert "report.html" in output
     return place
+
+
+def test_config_yaml_says_where_everything_is(folder: Path) -> None:
+    stored = yaml.safe_load((folder / "run/config.yaml").read_text())
+    assert stored["model"]["path"] == str(folder / "model") and stored["model"]["alphabet"] == "dna"
+    assert stored["modules"] == [str(folder)]
 
 
 def test_the_reward_rises(folder: Path) -> None:

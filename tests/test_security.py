@@ -22,7 +22,8 @@ from dav_ray.checkpoint import read_checkpoint
 from dav_ray.config import Config
 from dav_ray.diffusion.stable_diffusion_files import attach, load_pipeline
 from dav_ray.errors import DataError, UserError
-from dav_ray.own_code import announced, module_file
+from dav_ray.own_code import announced
+from dav_ray.own_modules import module_file
 from dav_ray.quarantine import Scene, keep
 from dav_ray.recipe import from_yaml, load
 from dav_ray.report import render

@@ -36,7 +36,7 @@ def build(
         options |= {"channels_last": model.channels_last, "draft_above": model.draft_above}
         diffusion = StableDiffusion(parts, eta=search.eta, decode_batch=search.decode_batch, **options)
     if config.mstep.parameters == "lora":
-        diffusion.add_adapters(lora.rank, lora.alpha, lora.targets, config.seed)
+        diffusion.add_adapters(lora.rank, lora.alpha, config.lora_targets, config.seed)
     else:
         diffusion.train_all_weights()
     return diffusion

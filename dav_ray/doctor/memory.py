@@ -68,7 +68,7 @@ def trained(config: Config, sizes: Sizes) -> int:
     policy, mstep = _policy(sizes), config.mstep
     if mstep.parameters == "full":
         return sizes.elements(policy)
-    return adapter_elements(sizes.shapes[policy], mstep.lora.rank, mstep.lora.targets)
+    return adapter_elements(sizes.shapes[policy], mstep.lora.rank, config.lora_targets)
 
 
 def _weights(config: Config, sizes: Sizes) -> float:

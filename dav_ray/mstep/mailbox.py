@@ -15,6 +15,7 @@ from ray import exceptions
 
 from dav_ray.errors import DavRayError, RunError
 from dav_ray.manifest import Shard
+from dav_ray.mstep.troubles import Trouble
 
 ANSWER_S = 300.0  # longest wait for an answer: milliseconds, but on a node that starts workers
 
@@ -82,7 +83,8 @@ class Mailbox:
         self._result: dict[str, float] | None = None
         self._weights: dict[int, Any] = {}  # references by version
         self._failure: DavRayError | None = None
-        self._troubles: list[str] = []  # what ranks raised since the last result
+        self._troubles: list[Trouble] = []  # what ranks raised since the last result
+        self._untold: list[Trouble] = []  # the same, until the driver asks
         self._places: dict[int, Place] = {}  # rank -> where it last asked from
         self._lost: list[dict[str, Any]] = []  # datasets that ranks could not read, until the driver asks
         self._micro_batch: int | None = None  # what is left of the ranks' micro-batch once memory ran out
@@ -146,16 +148,23 @@ class Mailbox:
             newest = sorted({**self._weights, version: self._hold(weights)}.items())[-self._keep :]
             self._weights = dict(newest)
 
-    async def fail(self, error: DavRayError) -> None:
+    async def fail(self, error: DavRayError, trouble: Trouble) -> None:
         """A fault that no retry mends."""
         self._failure = error
+        self._untold.append(trouble)
 
-    async def trouble(self, cause: str) -> None:
+    async def trouble(self, trouble: Trouble) -> None:
         """A rank raised this; Ray Train starts the ranks again."""
-        self._troubles.append(cause)
+        self._troubles.append(trouble)
+        self._untold.append(trouble)
 
-    async def troubles(self) -> list[str]:
+    async def troubles(self) -> list[Trouble]:
         return self._troubles
+
+    async def untold(self) -> list[Trouble]:
+        """What ranks raised since this was asked last."""
+        untold, self._untold = self._untold, []
+        return untold
 
     async def result(self, round: int) -> dict[str, float] | DavRayError | None:
         """Metrics of the round, or the failure, or None."""

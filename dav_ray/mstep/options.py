@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dav_ray.section import Section
 
+LORA_TARGETS = {  # the layers that get adapters where a recipe names none, by model family
+    "diffusers": ("to_q", "to_k", "to_v", "to_out.0"),
+    "masked": ("convs", "final_conv"),
+}
+
 
 class Lora(Section):
     rank: int = Field(default=16, ge=1, le=65_536, description="rank of the adapters")
     alpha: float = Field(default=16.0, gt=0, description="adapter scale is alpha / rank")
-    targets: tuple[str, ...] = Field(
-        default=("to_q", "to_k", "to_v", "to_out.0"),
-        min_length=1,
-        description="names (suffixes) of the layers that get adapters",
-        json_schema_extra={"allowed": "a list of at least one name"},
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="names (suffixes) of the layers that get adapters; default: attention (to_q, to_k, to_v, to_out.0) "
+        "of diffusers models, convs and final_conv of masked ones",
+        json_schema_extra={"allowed": "a list of at least one name, or null"},
     )
 
 

@@ -22,6 +22,7 @@ from dav_ray.errors import DavRayError, RunError
 from dav_ray.interrupt import TRAINER_THREAD
 from dav_ray.mstep.mailbox import Job, Place, Share, ask
 from dav_ray.mstep.options import batch_of_rank
+from dav_ray.mstep.troubles import trouble_of
 from dav_ray.placement import demand, runtime_env
 from dav_ray.storage import Storage, open_storage
 
@@ -95,18 +96,18 @@ def train_loop(loop_config: dict[str, Any]) -> None:
     import ray.train
 
     spec: TrainSpec = loop_config["spec"]
-    mailbox = ray.get_actor(spec.mailbox, namespace=spec.namespace)
+    mailbox, rank = ray.get_actor(spec.mailbox, namespace=spec.namespace), ray.train.get_context().get_world_rank()
     try:
-        serve(spec, mailbox, ray.train.get_context().get_world_rank())
+        serve(spec, mailbox, rank)
     except Stopped:
         return
     except DavRayError as error:
-        ask("train", "a failure", mailbox.fail.remote(error))
+        ask("train", "a failure", mailbox.fail.remote(error, trouble_of(rank, error, final=True)))
         raise
     except Halved:
         raise
     except Exception as error:
-        ask("train", "a trouble", mailbox.trouble.remote(f"{type(error).__name__}: {error}"))
+        ask("train", "a trouble", mailbox.trouble.remote(trouble_of(rank, error, final=False)))
         raise
 
 

@@ -19,13 +19,18 @@ INLINE_BYTES = 50_000  # samples up to this size travel inside the call; Ray tak
 
 
 class RewardActor:
-    """One replica. Built from a light description: (kind, keyword arguments, torch threads, most samples per call)."""
+    """One replica. Built from a light description: (kind, keyword arguments, torch threads, most samples per call,
+    folders of the user's own modules)."""
 
-    def __init__(self, kind: str, args: dict[str, Any], threads: int, batch: int | None = None) -> None:
+    def __init__(
+        self, kind: str, args: dict[str, Any], threads: int, batch: int | None = None, modules: Sequence[str] = ()
+    ) -> None:
         import torch
 
+        from dav_ray.module_path import on_path
         from dav_ray.rewards.registry import build
 
+        on_path(modules)
         torch.set_num_threads(threads)
         self._reward = build(kind, args, "cuda" if ray.get_gpu_ids() else "cpu")  # what Ray gave, not what there is
         self._batch = batch

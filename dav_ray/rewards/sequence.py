@@ -59,7 +59,7 @@ class MotifScore:
     motifs often are from random sequences; a motif's score is raised to `floor`, if given: a product needs floor = 0.
 
     motifs: JASPAR ids (MA0139.2; without its version the newest) or names (one that several motifs have is an error);
-    release: of JASPAR, such as JASPAR2024. Needs `pip install dav_ray[motifs]`.
+    release: of JASPAR, such as JASPAR2024. Needs `pip install pyjaspar`.
     """
 
     differentiable = True
@@ -131,7 +131,7 @@ def _fetch(motifs: Sequence[str], release: str) -> Mapping[str, Tensor]:
     try:
         import pyjaspar  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ImportError("motif_score needs JASPAR's motifs: pip install dav_ray[motifs]") from None
+        raise ImportError("motif_score needs JASPAR's motifs: pip install pyjaspar") from None
     if release not in pyjaspar.jaspar_releases:
         raise ValueError(f"release = {release}; allowed: {', '.join(pyjaspar.jaspar_releases)}")
     database = pyjaspar.jaspardb(release=release)

@@ -21,6 +21,7 @@ class RewardSpec:
     options: dict[str, Any]  # of each Ray actor
     tolerance: dict[str, float]  # by hardware
     golden: str | None = None  # the user's own file
+    modules: tuple[str, ...] = ()  # folders of the user's own modules
     linger_s: float = LINGER_S
 
 

@@ -45,12 +45,12 @@ class SampleKind(Protocol):
 
 
 def sample_kind(config: Config) -> SampleKind:
+    from dav_ray.own_alphabet import alphabet_of
     from dav_ray.samples.images import Images
     from dav_ray.samples.sequences import Sequences
-    from dav_ray.sequences import Alphabet
 
     if config.model.kind == "masked":
-        return Sequences(Alphabet.of(config.model.alphabet), config.evaluate)
+        return Sequences(alphabet_of(config.model), config.evaluate)
     return Images(config.evaluate.features)
 
 

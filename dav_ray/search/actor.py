@@ -61,12 +61,12 @@ class SearchActor:
 
         from dav_ray.device import keep_freed_memory
         from dav_ray.diffusion.families import for_search
+        from dav_ray.module_path import on_path
         from dav_ray.rewards.actor import FleetClient
         from dav_ray.rewards.base import Scorer
         from dav_ray.search.base import strategy
         from dav_ray.search.last_round import LastRound
         from dav_ray.secrets import learn
-        from dav_ray.sequences import Alphabet
         from dav_ray.storage import open_storage
 
         keep_freed_memory()
@@ -76,6 +76,7 @@ class SearchActor:
         self._halvings = 0
         torch.set_num_threads(spec.config.roles.search.threads)
         config = spec.config
+        on_path(config.modules)
         device = "cuda" if ray.get_gpu_ids() else "cpu"  # what Ray gave, not what the environment shows
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
@@ -85,7 +86,7 @@ class SearchActor:
         fitted = config.mstep
         self._search = strategy(config.search, blend=fitted.candidates == "all", complete=fitted.target == "completed")
         self._last_round = LastRound(config, self._storage)
-        self._alphabet = Alphabet.of(config.model.alphabet) if config.model.kind == "masked" else None
+        self._alphabet = getattr(self._diffusion, "alphabet", None)  # of sequences
         self._judges: Any = None
         self._initial = _copy_weights(self._diffusion)
 

@@ -13,6 +13,7 @@ from dav_ray.errors import RunError
 from dav_ray.manifest import Shard
 from dav_ray.mstep import train
 from dav_ray.mstep.mailbox import Group, Job, Mailbox, Place, Share
+from dav_ray.mstep.troubles import Trouble
 
 JOB = Job(round=1, base=0, groups=2, rows=6)
 SHARDS = (Shard("buffer/round=0001/chunk-00000-aa.parquet", "aa", 0, 6, 0),)
@@ -64,12 +65,15 @@ def test_a_late_result_of_another_round_is_dropped() -> None:
 def test_troubles_count_until_a_result_and_a_failure_is_final() -> None:
     box = Mailbox(hold=str)
     answer(box.post_job(JOB))
-    answer(box.trouble("OSError: disk"))
-    assert answer(box.troubles()) == ["OSError: disk"]
+    disk = Trouble(0, "OSError: disk")
+    answer(box.trouble(disk))
+    assert answer(box.troubles()) == [disk]
     answer(box.hand_in(1, {}, 1, None))
     assert answer(box.troubles()) == []
-    answer(box.fail(RunError("train", "rows are missing")))
+    missing = Trouble(1, "RunError: train: rows are missing", final=True)
+    answer(box.fail(RunError("train", "rows are missing"), missing))
     assert str(answer(box.result(1))) == "train: rows are missing"
+    assert answer(box.untold()) == [disk, missing] and answer(box.untold()) == []  # each is told once
 
 
 def test_stop() -> None:
@@ -83,7 +87,7 @@ def test_another_trainer_finds_the_job_and_none_of_the_ranks_before() -> None:
     box = Mailbox(hold=str)
     answer(box.post_job(JOB))
     assert answer(box.job(0, HERE)) == JOB
-    answer(box.trouble("OSError: disk"))
+    answer(box.trouble(Trouble(0, "OSError: disk")))
     answer(box.stop())
     answer(box.reopen())
     assert answer(box.ranks()) == {} and answer(box.troubles()) == []
@@ -115,14 +119,15 @@ def test_what_ranks_lost_is_told_once() -> None:
 def test_memory_that_runs_out_halves_the_micro_batch_of_all_ranks_once() -> None:
     """Both ranks told of the same one; what their peers raised before counts no more."""
     box = Mailbox(hold=str)
+    closed = Trouble(0, "RuntimeError: connection closed")
     assert answer(box.micro_batch(16)) == 16
-    answer(box.trouble("RuntimeError: connection closed"))
+    answer(box.trouble(closed))
     answer(box.halve(1, 16, "1 GB", "OutOfMemoryError: 16"))
     assert answer(box.troubles()) == []
-    answer(box.trouble("RuntimeError: connection closed"))
+    answer(box.trouble(closed))
     answer(box.halve(0, 16, "1 GB", "OutOfMemoryError: 16"))
     assert answer(box.micro_batch(16)) == 8 and answer(box.micro_batch(4)) == 4
-    assert answer(box.troubles()) == ["RuntimeError: connection closed"]
+    assert answer(box.troubles()) == [closed]
     answer(box.halve(0, 8, "1 GB", "OutOfMemoryError: 8"))
     told = [{"rank": 1, "micro_batch": 8, "took": "1 GB", "cause": "OutOfMemoryError: 16"}]
     told += [{"rank": 0, "micro_batch": 4, "took": "1 GB", "cause": "OutOfMemoryError: 8"}]

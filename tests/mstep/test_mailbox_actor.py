@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
-from dav_ray.errors import RunError
+from dav_ray.config import Config
+from dav_ray.errors import RunError, UserError
+from dav_ray.fits import Fits
 from dav_ray.mstep import mailbox
 from dav_ray.mstep.mailbox import Mailbox, ask
+from dav_ray.mstep.troubles import trouble_of
+from dav_ray.run_files import RunLog
+from dav_ray.storage import open_storage
+from tests.runs import events
 
 
 class Box(Mailbox):
@@ -48,3 +56,46 @@ def test_who_asks_a_mailbox_that_hangs_is_told_for_how_long(box: Any, monkeypatc
             ask("train", "the next round", box.result.remote(1))
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def fail_as_a_rank(box: Any, error: Exception) -> None:
+    try:
+        raise error
+    except UserError as mistake:
+        ray.get(box.fail.remote(mistake, trouble_of(0, mistake, final=True)))
+    except Exception as fault:
+        ray.get(box.trouble.remote(trouble_of(0, fault, final=False)))
+
+
+def test_what_a_rank_raises_is_told_while_the_search_goes_on(
+    box: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dav_ray.fits.LOOK_EVERY_S", 0.0)
+    values = {"model": {"kind": "masked", "path": "x"}, "reward": {"kind": "gc_content"}}
+    said: list[str] = []
+    actors: Any = SimpleNamespace(mailbox=box, trainer=None)
+    log = RunLog(open_storage(str(tmp_path)), 1)
+    fits = Fits(Config.model_validate(values), actors, log, lambda _: [], said.append)
+    ray.get(fail_as_a_rank.remote(box, OSError("Cannot load model x")))
+    fits.look()
+    fits.look()  # nothing is told twice
+    (line,) = said
+    first, *trace = line.splitlines()
+    assert first.startswith("train: rank 0 failed and is started again: OSError: Cannot load model x (log on node ")
+    assert "in fail_as_a_rank" in trace[-2] and trace[-1].strip() == "raise error"
+
+    ray.get(fail_as_a_rank.remote(box, OSError("Cannot load model x")))
+    with pytest.raises(RunError, match="train: rank 0 failed twice with the same OSError: Cannot load model x"):
+        fits.look()
+    ray.get(fail_as_a_rank.remote(box, UserError("model.path = x: no such file")))
+    with pytest.raises(UserError, match="model.path = x: no such file"):
+        fits.look()
+    told = events(tmp_path)
+    assert [(event["event"], event["rank"], event["cause"].partition(":")[0]) for event in told] == [
+        *2 * [("rank_failed", 0, "OSError")],
+        ("rank_failed", 0, "UserError"),
+    ]
+    assert "raise error" in told[0]["traceback"]
+    assert "Cannot load model x" in Path(told[0]["log"]).read_text()
+    assert len(said) == 1
