@@ -9,12 +9,13 @@ from pathlib import Path
 
 from dav_ray.batches import Batches
 from dav_ray.config import Config
+from dav_ray.differences import differing_keys
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, show
 from dav_ray.masked_model import check_weights
 from dav_ray.model_folder import model_mistakes, model_path
 from dav_ray.placement_checks import role_mistakes
-from dav_ray.recipe import Recipe, differing_keys
+from dav_ray.recipe import Recipe
 from dav_ray.reward_checks import import_class, known, reward_mistakes
 from dav_ray.tree import parse
 
@@ -80,7 +81,8 @@ def check_run_dir(run_dir: str, recipe: Recipe) -> None:
     if lines := differing_keys(stored, recipe.yaml, where, free=free):
         raise UserError(
             [
-                f"--run-dir {run_dir}: holds a run of other settings; allowed: the same, or a new directory",
+                f"--run-dir {run_dir}: holds a run of other settings; allowed: the same, or a new directory "
+                "(dav-ray config lists what may change)",
                 *(f"{where}: {line}" for line in lines),
             ]
         )

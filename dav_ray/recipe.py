@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +21,7 @@ from pydantic_core import ErrorDetails
 from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.keys import PATH, allowed, field_of, is_key, nearest_key, required_below, show
-from dav_ray.roles import may_change
+from dav_ray.keys import PATH, allowed, is_key, nearest_key, required_below, show
 from dav_ray.secrets import hide
 from dav_ray.tree import Mistakes, Tree, assign, escaped, parse, resolved
 
@@ -68,42 +67,25 @@ def from_yaml(text: str, where: str) -> Recipe:
 
 
 def with_batches(recipe: Recipe, batches: Batches) -> Recipe:
-    """The recipe with these sizes in place of what it has for them; references elsewhere stay as typed. UserError where
-    a whole section is a reference."""
+    """The recipe with these sizes in place of what it has for them. UserError where a whole section is a reference."""
+    return with_values(recipe, batches.by_key(), "batches = probed", "batches = given")
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any], why: str, instead: str) -> Recipe:
+    """The recipe with these values by key; references elsewhere stay as typed. UserError where a whole section is a
+    reference, naming `why` they are set, and what else is allowed."""
     tree = parse(recipe.yaml, recipe.name)
-    for key, size in batches.by_key().items():
+    for key, value in values.items():
         try:
-            assign(tree, f"{key}={size}")
+            assign(tree, f"{key}={value}")
         except ValueError as error:
-            raise UserError(
-                f"batches = probed: {key}: {error}; allowed: keys written out, or batches = given"
-            ) from None
+            raise UserError(f"{why}: {key}: {error}; allowed: keys written out, or {instead}") from None
     return _build(recipe.name, tree, Path("."), {})
 
 
 def shipped() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-
-
-def differing_keys(stored: str, given: str, where: str = "config.yaml", *, free: Collection[str] = ()) -> list[str]:
-    """One line per key that differs between two stored configurations, with both values.
-
-    Keys that may change when a run is continued (`roles.may_change`) and those of `free` are left out. A key of which a
-    release that stored one of them knew nothing counts as its default. Raises UserError naming `where` if that is no
-    YAML.
-    """
-    old, new = dict(_flat(parse(stored, where))), dict(_flat(parse(given, "the recipe")))
-    absent = object()
-    lines = []
-    for key in [*new, *(key for key in old if key not in new)]:
-        field = field_of(key)
-        default = field.default if field and isinstance(field.default, str | int | float | None) else absent
-        was, now = (values.get(key, default) for values in (old, new))
-        if was != now and key not in free and not may_change(key):
-            words = ["not set" if value is absent else show(value) for value in (was, now)]
-            lines.append(f"{key}: was {words[0]}, now {words[1]}")
-    return lines
 
 
 def _find(recipe: str) -> Path:
@@ -138,6 +120,9 @@ def _build(name: str, typed: Tree, folder: Path, mistakes: Mistakes) -> Recipe:
     if isinstance(tree.get("prompts"), str):
         typed = {key: value for key, value in typed.items() if key != "prompts"}  # the prompts are stored, not the path
         tree["prompts"] = _read_prompts(tree["prompts"], folder, mistakes)
+    init = tree.get("init")
+    if isinstance(init, dict) and isinstance(init.get("run"), str):
+        tree["init"] = {**init, "run": _run_place(init["run"], folder)}
     config = _validated(tree, mistakes)
     if config is not None:
         mistakes |= {line: line for line in _secret_mistakes(config)}
@@ -171,6 +156,15 @@ def _read_prompts(name: str, folder: Path, mistakes: Mistakes) -> list[str]:
         mistakes["prompts"] = f"{start}{len(lines):,} prompts; allowed: at most {MOST_PROMPTS:,}"
         return []
     return lines
+
+
+def _run_place(run: str, folder: Path) -> str:
+    """An earlier run's directory as every process can use it: looked up beside the recipe, then here."""
+    if "://" in run or not run.strip():
+        return run
+    path = os.path.expanduser(run)
+    beside = os.path.join(folder, path)
+    return os.path.abspath(beside if os.path.exists(os.path.join(beside, "config.yaml")) else path)
 
 
 def _secret_mistakes(config: Config) -> Iterator[str]:
@@ -237,15 +231,3 @@ def _as_typed(full: Any, typed: Any) -> Any:
         given = typed if isinstance(typed, list) and len(typed) == len(full) else [None] * len(full)
         return [_as_typed(*pair) for pair in zip(full, given, strict=True)]
     return escaped(full) if isinstance(full, str) else full
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of a stored configuration; a list without sections is one value."""
-    if isinstance(node, dict) and (node or not prefix):
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(node, list) and any(isinstance(value, dict) for value in node):
-        for i, value in enumerate(node):
-            yield from _flat(value, f"{prefix}[{i}]")
-    else:
-        yield prefix, node
