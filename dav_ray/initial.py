@@ -75,11 +75,13 @@ def copy_initial(config: Config, storage: Storage, log: RunLog) -> None:
         return
     assert isinstance(version, int)  # with_version has seen to that
     with tempfile.TemporaryDirectory() as local:
-        open_storage(run).download_folder(folder(version), local)
+        try:
+            open_storage(run).download_folder(folder(version), local)
+        except FileNotFoundError:
+            words = f"{run}/{folder(version)} is absent, the policy to start from (init.run)"
+            raise RunError("storage", words) from None
         (Path(local) / OPTIMIZER_FILE).unlink(missing_ok=True)  # of other gradients
         files = sorted(path.relative_to(local).as_posix() for path in Path(local).rglob("*") if path.is_file())
-        if not files:
-            raise RunError("storage", f"{run}/{folder(version)} is absent: the policy to start from (init.run)")
         storage.upload_folder(local, folder(0))
     origin = {"run": run, "version": version}
     storage.write(ORIGIN, (json.dumps(origin, indent=1) + "\n").encode())
