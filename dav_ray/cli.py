@@ -80,6 +80,7 @@ def run(
 ) -> None:
     """Align a model. The same command on the same run directory continues where it stopped."""
     with _exit_codes():
+        from dav_ray.initial import with_version
         from dav_ray.preflight import check, check_address, check_run_dir
         from dav_ray.recipe import load
 
@@ -88,6 +89,7 @@ def run(
         _announce(loaded.config)
         check(loaded.config, address)
         place = f"runs/{loaded.name}" if run_dir is None else run_dir
+        loaded = with_version(loaded, place)
         check_run_dir(place, loaded)
     if dry_run:
         typer.echo(_dry_run(loaded, place))
@@ -114,15 +116,18 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(min=1, max=MOST_SAMPLES, help="Fresh samples. Default: evaluate.samples.")
     ] = None,
+    version: Annotated[
+        str, typer.Option(metavar="best|last|N", help="Which policy. 0: what the run started from.")
+    ] = "last",
     address: Address = "local",
 ) -> None:
-    """Measure the aligned model again, on fresh samples without search."""
+    """Measure a policy again on fresh samples without search, beside round 0; written into the run's evaluate/."""
     with _exit_codes(run_dir):
         _require_run(run_dir, address)
         _require_model(run_dir, address)
-        from dav_ray.evaluate import evaluate_run
+        from dav_ray.evaluate_again import evaluate_run
 
-        evaluate_run(run_dir, samples, address)
+        evaluate_run(run_dir, samples, version, address)
 
 
 @app.command()

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from dav_ray.init_options import Init
+from dav_ray.may_change import may_change, might_change
 from dav_ray.mstep.options import LORA_TARGETS, MStep
 from dav_ray.rewards.options import Reward, with_own_names
-from dav_ray.roles import RewardRole, Roles, may_change, override
+from dav_ray.roles import RewardRole, Roles, override
 from dav_ray.same_setting import former_default, unpacked
 from dav_ray.search.options import Search
 from dav_ray.section import Section
@@ -125,6 +128,7 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything random in the run")
     rounds: int = Field(default=10, ge=1, le=1_000_000, description="EM rounds")
     model: Model = Field(description="the diffusion model")
+    init: Init = Field(default_factory=Init, description="the policy to start from")
     prompts: tuple[str, ...] = Field(
         description="the prompts; a text file (beside the recipe, or here) has one per line, lines that start with # "
         "are comments (\\# for a prompt that does); for masked models conditions: class=NUMBER, fixed=START:LETTERS, "
@@ -161,7 +165,14 @@ class Config(Section):
     def identity(self) -> str:
         """sha256 of everything that results depend on: of what `may_change` does not name. Defaults are left out, so
         that a run goes on under a release that has keys of which it knew nothing."""
-        fixed = _fixed(self.model_dump(mode="json", exclude_defaults=True))
+        return self._sha256(may_change)
+
+    def former_identity(self) -> str:
+        """The same as 0.1.0 had it, to which more was fixed."""
+        return self._sha256(might_change)
+
+    def _sha256(self, free: Callable[[str], bool]) -> str:
+        fixed = _fixed(self.model_dump(mode="json", exclude_defaults=True), free)
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -289,10 +300,10 @@ class Config(Section):
         return value
 
 
-def _fixed(node: Any, path: str = "") -> Any:
-    """The tree without what may change. A section of which nothing is left counts as one that was never there."""
+def _fixed(node: Any, free: Callable[[str], bool], path: str = "") -> Any:
+    """The tree without the keys that are free. A section of which nothing is left counts as never given."""
     if isinstance(node, dict):
         names = {key: f"{path}.{key}".lstrip(".") for key in node}
-        kept = {key: _fixed(value, names[key]) for key, value in node.items() if not may_change(names[key])}
+        kept = {key: _fixed(value, free, names[key]) for key, value in node.items() if not free(names[key])}
         return {key: value for key, value in kept.items() if value != {} and not former_default(names[key], value)}
-    return [_fixed(value, path) for value in node] if isinstance(node, list) else unpacked(node)
+    return [_fixed(value, free, path) for value in node] if isinstance(node, list) else unpacked(node)

@@ -19,6 +19,15 @@ from dav_ray import lease
 from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import DavRayError, RunError
+from dav_ray.going_on import (
+    ends_here,
+    fewer,
+    finished,
+    stored_recipe,
+    with_possible_rounds,
+    write_config,
+)
+from dav_ray.initial import copy_initial
 from dav_ray.interrupt import interrupted, interruptible
 from dav_ray.manifest import ManifestStore
 from dav_ray.model_folder import check_hub_id
@@ -32,6 +41,7 @@ from dav_ray.storage import Storage, open_storage
 from dav_ray.track import Trackers
 
 if TYPE_CHECKING:
+    from dav_ray.round_reports import RoundReports
     from dav_ray.rounds import Rounds
 
 USUAL = {  # seconds on a machine with two free cores
@@ -51,23 +61,32 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
     storage, config, progress = open_storage(place), recipe.config, Progress(recipe.config.rounds)
     try:
         with interruptible():
-            if finished(storage):
-                progress.say(f"{place}: this run is finished ({config.rounds} rounds); report: {place}/report.html")
+            if (rounds := finished(storage, config.rounds)) is not None:
+                none = "" if rounds == config.rounds else f"; rounds = {config.rounds} discards none"
+                progress.say(f"{place}: this run is finished ({rounds} rounds){none}; report: {place}/report.html")
                 return
             progress.say(f"dav_ray: {recipe.name} in {place}")
             with lease.held(storage, progress.say):
-                if not finished(storage):  # whoever had the lease before may have done it all
+                if finished(storage, config.rounds) is None:  # whoever had the lease before may have done it all
                     with kept_in(notices_file(place)):
-                        _run(recipe, storage, place, address, progress)
+                        _go_on(recipe, storage, place, address, progress)
     except SystemExit as stopped:
         progress.say("stopped; the same command goes on from what is committed")
         # not through Ray's own end: it takes longer than a job that is stopped has, and Ray reaps what a driver leaves
         os._exit(int(stopped.code or 1))
 
 
-def finished(storage: Storage) -> bool:
-    stored = ManifestStore(storage).load()
-    return stored is not None and stored.phase == "done"
+def _go_on(recipe: Recipe, storage: Storage, place: str, address: str, progress: Progress) -> None:
+    """What is left to do of the run: all of it, some rounds, or the end."""
+    asked = recipe.config.rounds
+    if ends_here(storage, asked):
+        _end_here(storage, place, asked, progress)
+        return
+    recipe = with_possible_rounds(recipe, storage)
+    if (rounds := recipe.config.rounds) > asked:
+        progress.say(f"rounds = {asked}: round {rounds} has its policy already; the run ends at round {rounds}")
+        progress = Progress(rounds)
+    _run(recipe, storage, place, address, progress)
 
 
 def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: Progress) -> None:
@@ -98,28 +117,33 @@ def _run_on_ray(
         config = recipe.config
         if config.batches == "probed":
             progress.say(f"batches: {Batches.of(config)}")
-        write_marker(storage)
         store = ManifestStore(storage)
-        opened = store.open(config.identity(), library_versions(), former)
-        storage.write("config.yaml", recipe.yaml.encode())
+        opened = store.open(config.identity(), library_versions(), former=former, go_on=True)
         trackers = Trackers(config.track, recipe.name, tracker_folder(place), yaml.safe_load(recipe.yaml))
         prometheus = Prometheus(place.rpartition("/")[2])
         log = RunLog(storage, opened.epoch, trackers, prometheus)
         log.event("driver_started", round=opened.round, phase=opened.phase, cluster=cluster_name())
+        write_config(storage, recipe, log)
+        write_marker(storage)
         if probed:
             log.event("batches_probed", **probed)
+        copy_initial(config, storage, log)
         sweep_leftovers(storage, store, log)
         retention = Retention(config, storage, store, log)
         progress.stage(f"starting {_actors(config)}: {USUAL[config.model.kind]}")
         name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}-{opened.epoch}"
         held = session(config, place, name, log, late_trainer=local, say=progress.stage)
         with prometheus, failures(log), held as actors:
+            from dav_ray.round_reports import RoundReports
             from dav_ray.rounds import Rounds
 
             with ended_in_time(trackers):
                 rounds = Rounds(config, storage, store, actors, log, progress)
-                align(config, store, rounds, retention, progress)
-    _finish(storage, store, place, progress)
+                reports = RoundReports(place, log, progress)
+                align(config, store, rounds, retention, reports, progress)
+                reports.end()
+    # what was searched ahead of an end that came later then is kept
+    _finish(storage, store, place, progress, log, early=bool(opened.ahead))
 
 
 def _actors(config: Config) -> str:
@@ -162,10 +186,18 @@ def ended_in_time(trackers: Trackers) -> Iterator[None]:
         ender.join(INTERRUPTED_S if interrupted() else None)
 
 
-def align(config: Config, store: ManifestStore, rounds: Rounds, retention: Retention, progress: Progress) -> None:
+def align(
+    config: Config,
+    store: ManifestStore,
+    rounds: Rounds,
+    retention: Retention,
+    reports: RoundReports,
+    progress: Progress,
+) -> None:
     """Rounds of E-step and M-step from where the manifest stands."""
     retention.sweep()
     rounds.evaluate_pretrained()
+    reports.update()
     while (state := store.current).round <= config.rounds:
         progress.begin_round()
         ahead = config.overlap == "round" and state.round < config.rounds
@@ -182,6 +214,7 @@ def align(config: Config, store: ManifestStore, rounds: Rounds, retention: Reten
             rounds.post(state.round + 1)  # the trainer does not wait for the evaluation
         summary = rounds.evaluate()
         store.close_round(summary)
+        reports.update()
         retention.sweep()
         progress.end_round()
 
@@ -204,11 +237,29 @@ def library_versions() -> dict[str, str]:
     return {"dav_ray": dav_ray.__version__, "python": sys.version.split()[0], **found}
 
 
-def _finish(storage: Storage, store: ManifestStore, place: str, progress: Progress) -> None:
-    from dav_ray.report import write_report
+def _end_here(storage: Storage, place: str, asked: int, progress: Progress) -> None:
+    """End an unfinished run at the rounds that are closed; nothing is started for it."""
+    store = ManifestStore(storage)
+    loaded = store.load()
+    recipe = stored_recipe(storage, loaded.closed) if loaded is not None else None
+    if recipe is None:
+        raise RunError("storage", f"{storage.uri}: config.yaml is absent, though there is a run: put it back")
+    config = recipe.config
+    opened = store.open(config.identity(), library_versions(), former=former_identities(recipe, storage))
+    log = RunLog(storage, opened.epoch)
+    write_config(storage, recipe, log)
+    log.event("ended_early", round=opened.closed, asked=asked, accepted=len(opened.shards) + len(opened.ahead))
+    progress.say(fewer(asked, opened))
+    _finish(storage, store, place, progress, log, early=True)
+
+
+def _finish(
+    storage: Storage, store: ManifestStore, place: str, progress: Progress, log: RunLog, *, early: bool
+) -> None:
+    from dav_ray.round_reports import write_last
     from dav_ray.summary import render_rounds
 
-    path = write_report(place)  # before the run is called finished: a rerun would not write it
-    store.finish()
+    path = write_last(place, log, progress)  # before the run is called finished: a rerun would not write it
+    store.finish(early=early)
     progress.say(render_rounds(storage))
     progress.say(f"finished in {progress.seconds():.0f} s; report: {path}")

@@ -6,7 +6,7 @@ the KL to the pretrained model along the sampled path: KL(p_theta(tau) || p_thet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +50,15 @@ def evaluation_chunks(
     prompts: Sequence[str],
     num: int | None = None,
     seed: int | None = None,
+    *,
+    kl: bool = True,
 ) -> list[EvaluationChunk]:
-    """Work items of `num` samples (default: evaluate.samples), the first `kl_samples` with the KL."""
+    """Work items of `num` samples (default: evaluate.samples), with `kl` the first `kl_samples` with the KL."""
     settings = config.evaluate
-    first = settings.seed if seed is None else seed
+    first, count = settings.seed if seed is None else seed, num or settings.samples
     chunks: list[EvaluationChunk] = []
-    kl = min(settings.kl_samples, settings.samples) if num is None else 0
-    for part, measured in ((range(0, kl), True), (range(kl, num or settings.samples), False)):
+    split = min(settings.kl_samples, count) if kl else 0
+    for part, measured in ((range(0, split), True), (range(split, count), False)):
         for span in spans(len(part), settings.batch):
             numbers = tuple(part[i] for i in span)
             chunks.append(
@@ -132,8 +134,21 @@ def summarise(table: pa.Table, kind: SampleKind) -> dict[str, float]:
     return metrics | kind.measures(table)
 
 
-def one_line(round: int, metrics: dict[str, float]) -> str:
-    """What a person wants to see of an evaluation as it happens."""
+def rise(metrics: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:
+    """evaluate/rise_sd: the rise of the mean reward over the first evaluation's, in standard deviations of its samples.
+    Absent where a mean is (no sample had a finite reward), or those samples are all alike."""
+    name, spread = "evaluate/reward_mean", first.get("evaluate/reward_std")
+    if not spread or name not in metrics or name not in first:
+        return {}
+    return {"evaluate/rise_sd": (metrics[name] - first[name]) / spread}
+
+
+def table_path(round: int) -> str:
+    return f"evaluate/round-{round:04d}.parquet"
+
+
+def one_line(round: int, metrics: dict[str, float], first: str = "pretrained") -> str:
+    """What a person wants to see of an evaluation as it happens. first: what round 0 measures."""
     shown = {
         "evaluate/reward_mean": "reward",
         "evaluate/feasible": "feasible",
@@ -146,7 +161,7 @@ def one_line(round: int, metrics: dict[str, float]) -> str:
         for name, value in metrics.items()
         if name in shown or name.startswith("heldout/")
     ]
-    return f"round {round}, {'pretrained' if round == 0 else 'aligned'}, without search: {', '.join(parts)}"
+    return f"round {round}, {first if round == 0 else 'aligned'}, without search: {', '.join(parts)}"
 
 
 class _PathKL:
@@ -161,15 +176,3 @@ class _PathKL:
     def __call__(self, x_t: Tensor, t: int, kernel: Kernel) -> None:
         pretrained = self._diffusion.predict(x_t, t, self._conditions, reference=True).kernel
         self.total += kernel.kl(pretrained).double().cpu()
-
-
-def evaluate_run(run_dir: str, samples: int | None, address: str) -> None:
-    """Evaluate the last policy of a run on fresh samples (default: evaluate.samples) and print the measures."""
-    from dav_ray.fresh import fresh_samples, stored_run
-
-    stored = stored_run(run_dir)
-    round, table = fresh_samples(stored, samples, None, address)
-    metrics = summarise(table, sample_kind(stored.config))
-    print(one_line(round, metrics))
-    for name, value in metrics.items():
-        print(f"{name:28} {value:.6g}")

@@ -1,8 +1,10 @@
-"""Fresh samples of a run's last policy, drawn without search on search actors: what `evaluate` and `sample` share."""
+"""Fresh samples of a run's policies, drawn without search on search actors: what `evaluate` and `sample` share."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -11,6 +13,8 @@ from dav_ray.evaluate import evaluation_chunks
 from dav_ray.run_files import RunLog, StoredRun, read_run, write_marker
 from dav_ray.types import EvaluationChunk
 
+Measure = Callable[[Sequence[EvaluationChunk]], pa.Table]
+
 
 def stored_run(run_dir: str) -> StoredRun:
     """UserError if there is no run at `run_dir`, relative to this process or not."""
@@ -18,10 +22,21 @@ def stored_run(run_dir: str) -> StoredRun:
 
 
 def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address: str) -> tuple[int, pa.Table]:
-    """The last closed round, and `num` samples of seeds `seed`, `seed` + 1, ... (columns as in `evaluate.measure`).
+    """The last closed round, and `num` samples of seeds `seed`, `seed` + 1, ... of the last policy (columns as in
+    `evaluate.measure`, no KL where `num` is given).
 
     Defaults: evaluate.samples and evaluate.seed.
     """
+    manifest, config = stored.manifest, stored.config
+    round, version = manifest.closed, manifest.policy_version
+    chunks = evaluation_chunks(config, round, version, config.prompts, num, seed, kl=num is None)
+    with measuring(stored, address) as measure:
+        return round, measure(chunks)
+
+
+@contextlib.contextmanager
+def measuring(stored: StoredRun, address: str) -> Iterator[Measure]:
+    """What measures chunks on the cluster at `address`, as long as the context lasts."""
     from dav_ray.connect import connected
     from dav_ray.dispatch import Dispatcher
     from dav_ray.gather import gathered
@@ -29,8 +44,6 @@ def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address:
 
     storage, manifest, config = stored.storage, stored.manifest, stored.config
     place = storage.uri
-    chunks = evaluation_chunks(config, manifest.closed, manifest.policy_version, config.prompts, num, seed)
-
     with connected(address, config):
         write_marker(storage)
         name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}"
@@ -42,7 +55,6 @@ def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address:
             dispatcher.expect(actors.away, actors.lives)
 
             def lost(chunk: EvaluationChunk, cause: str) -> None:
-                log.event("tables_lost", round=manifest.closed, item=chunk.name, cause=cause)
+                log.event("tables_lost", round=chunk.round, item=chunk.name, cause=cause)
 
-            table = gathered(chunks, lambda some, keep, _: dispatcher.run("evaluate", some, keep), lost)
-    return manifest.closed, table
+            yield lambda chunks: gathered(chunks, lambda some, keep, _: dispatcher.run("evaluate", some, keep), lost)

@@ -14,6 +14,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from dav_ray.config import Config
+from dav_ray.may_change import listed, may_change
 from dav_ray.secrets import hide
 from dav_ray.section import Section
 
@@ -90,15 +91,18 @@ def required_below(key: str) -> list[str]:
 
 
 def describe() -> str:
-    """A table of all keys: default, what is allowed, meaning; one line each."""
-    rows = [("key", "default", "allowed", "meaning")]
+    """A table of all keys, one line each: default, what is allowed, whether it may be another value when a run is
+    gone on with, meaning. Below it, why."""
+    rows = [("key", "default", "allowed", "later", "meaning")]
     whole = ("reward.role", "evaluate.heldout.role")  # keys of another section, described there
     for key, field in fields().items():
         if not _section_of(field.annotation) and not key.startswith(tuple(f"{name}." for name in whole)):
             default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-            rows.append((key, default, allowed(key), field.description or ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join("  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(3)), row[3]]) for row in rows)
+            later = "may change" if may_change(key) else "fixed"
+            rows.append((key, default, allowed(key), later, field.description or ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    table = ["  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(4)), row[4]]) for row in rows]
+    return "\n".join([*table, "", *listed()])
 
 
 PATH = 255  # letters of a path that are shown: its end is what tells

@@ -51,11 +51,19 @@ class ManifestStore:
         """The stored manifest, without taking the run over; None if there is none. For readers."""
         return self._read()[0] if self._storage.exists(MANIFEST) else None
 
-    def open(self, config_sha256: str, versions: Mapping[str, str], former: Collection[str] = ()) -> Manifest:
-        """Start a run, or take over the stored one with the next epoch; a finished run is left as it is.
+    def open(
+        self,
+        config_sha256: str,
+        versions: Mapping[str, str],
+        *,
+        former: Collection[str] = (),
+        go_on: bool = False,
+    ) -> Manifest:
+        """Start a run, or take over the stored one with the next epoch; a finished run is left as it is, or with go_on
+        opened again where it ended.
 
-        former: what the same configuration was called, which gives way to what it is called now.
-        Raises UserError if the stored run has another configuration, RunError if others keep taking it over, or if
+        former: checksums that an earlier release took of the same configuration; they become `config_sha256`. Raises
+        UserError if the stored run has another configuration, RunError if others keep taking it over, or if
         the manifest of a run that is there is not.
         """
         self._check_whole()
@@ -73,8 +81,16 @@ class ManifestStore:
                     f"{stored.config_sha256[:12]}, not {config_sha256[:12]}); use its config.yaml"
                 )
             taken = stored
-            if stored.phase != "done":
-                taken = replace(stored, epoch=stored.epoch + 1, versions=dict(versions), config_sha256=config_sha256)
+            if stored.phase != "done" or go_on:
+                # what a run that was ended early has accepted is searched no second time, whatever its phase was
+                phase = "search" if stored.phase == "done" else stored.phase
+                taken = replace(
+                    stored,
+                    epoch=stored.epoch + 1,
+                    phase=phase,
+                    versions=dict(versions),
+                    config_sha256=config_sha256,
+                )
                 try:
                     version = self._storage.replace(MANIFEST, taken.to_json(), version)
                 except Conflict:
@@ -141,9 +157,10 @@ class ManifestStore:
         )
         return self._update(lambda _: opened)
 
-    def finish(self) -> Manifest:
-        """End the run. Raises ValueError if the open round has shards that `close_round` has not recorded."""
-        if self.current.shards or self.current.ahead:
+    def finish(self, *, early: bool = False) -> Manifest:
+        """End the run. early: what the open round has accepted stays named, for when the run goes on; otherwise
+        ValueError if it has shards that `close_round` has not recorded."""
+        if not early and (self.current.shards or self.current.ahead):
             raise ValueError(f"round {self.current.round} is not closed")
         return self._update(lambda manifest: replace(manifest, phase="done"))
 

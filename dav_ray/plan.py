@@ -102,7 +102,9 @@ def render(config: Config, plan: Plan) -> str:
 
     calls = f"{at_most}{plan.reward_calls} for each of {len(config.reward)} rewards{then(lambda p: p.reward_calls)}"
     per_round = f"{at_most}{plan.evaluations_per_round:,}{then(lambda p: p.evaluations_per_round)}"
+    init = config.init
     facts = [
+        *([("starts from", f"policy {init.version} of {init.run}")] if init.run else []),
         (
             "rounds",
             f"{config.rounds}, each with {search.trajectories} accepted samples in {plan.chunks} chunks",

@@ -3,12 +3,12 @@
 Stable Diffusion: `pytorch_lora_weights.safetensors` for `StableDiffusionPipeline.load_lora_weights`, or with full
 weights `unet/` for `UNet2DConditionModel.from_pretrained`. Masked models: `model.safetensors` and `config.json`,
 adapters merged, for `MaskedDiffusion.from_checkpoint`; with LoRA the adapters by themselves too. Beside them
-`optimizer.safetensors`, from which training goes on. Version 0 is the pretrained model and has no folder.
+`optimizer.safetensors`, from which training goes on. Version 0 is the pretrained model and has no folder, or the policy
+that the run started from (`init.run`).
 """
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,26 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from dav_ray.config import Config
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.errors import RunError, UserError
 from dav_ray.model_folder import check_there
+from dav_ray.policy_files import OPTIMIZER_FILE, folder, versions
 from dav_ray.storage import Storage
 
-OPTIMIZER_FILE = "optimizer.safetensors"
 ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what it keeps of each parameter
-_VERSION = re.compile(r"policy/v(\d+)/")
 
 Weights = dict[str, np.ndarray]  # float32, by parameter name
-
-
-def folder(version: int) -> str:
-    return f"policy/v{version:04d}"
-
-
-def versions(storage: Storage) -> list[int]:
-    """The versions that are stored, ascending: old ones may have been deleted (`retain.last`)."""
-    found = {_VERSION.match(path) for path in storage.list("policy")}
-    return sorted({int(match[1]) for match in found if match})
 
 
 def get_weights(diffusion: Diffusion) -> Weights:
@@ -71,6 +61,12 @@ def read_weights(storage: Storage, version: int, diffusion: Diffusion) -> Weight
     return {name.removeprefix(prefix): array for name, array in state.items()}
 
 
+def start(storage: Storage, config: Config, diffusion: Diffusion) -> None:
+    """Put a model that was built from the configuration at version 0. RunError where its policy is absent."""
+    if config.init.run is not None:
+        set_weights(diffusion, read_weights(storage, 0, diffusion))
+
+
 def read_optimizer(storage: Storage, version: int, optimizer: torch.optim.Optimizer) -> None:
     """Put AdamW back to where version `version` left it."""
     from safetensors.torch import load
@@ -102,13 +98,16 @@ def load(run_dir: str, version: int | None = None) -> Any:
 
     stored = read_run(run_dir)
     version = stored.manifest.policy_version if version is None else version
-    if version == 0 or stored.config.model.kind == "diffusers":  # a masked policy is the whole model
+    there = versions(stored.storage)
+    plain = version == 0 and 0 not in there
+    if plain or stored.config.model.kind == "diffusers":  # a masked policy is the whole model
         check_there(stored.config.model.path, f"{run_dir}/config.yaml")
-    if version == 0:
+    if plain:
         return pretrained(stored.config)
-    if version not in (there := versions(stored.storage)):
-        known = ", ".join(map(str, [0, *there]))
-        raise UserError(f"{run_dir}: has no policy of version {version}; allowed: {known} (0: the pretrained model)")
+    if version not in there:
+        first = "the policy that the run started from" if 0 in there else "the pretrained model"
+        known = ", ".join(map(str, sorted({0, *there})))
+        raise UserError(f"{run_dir}: has no policy of version {version}; allowed: {known} (0: {first})")
     with tempfile.TemporaryDirectory() as local:
         stored.storage.download_folder(folder(version), local)
         return aligned(stored.config, Path(local))

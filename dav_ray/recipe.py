@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,13 +21,11 @@ from pydantic_core import ErrorDetails
 from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import UserError
-from dav_ray.keys import PATH, allowed, field_of, is_key, nearest_key, required_below, show
+from dav_ray.keys import PATH, allowed, is_key, nearest_key, required_below, show
 from dav_ray.own_alphabet import with_own_alphabet
 from dav_ray.own_modules import with_modules
 from dav_ray.prompts_file import read_prompts
 from dav_ray.recipe_paths import absolute
-from dav_ray.roles import may_change
-from dav_ray.same_setting import former_default, unpacked
 from dav_ray.secrets import hide
 from dav_ray.tree import Mistakes, Tree, assign, escaped, parse, resolved
 
@@ -51,7 +49,7 @@ class Recipe:
     name: str
     config: Config
     yaml: str
-    typed_identity: str  # the configuration's identity if its paths were as typed
+    former: tuple[str, ...]  # its identities by the rules of earlier releases, and with paths as they were typed
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -76,57 +74,25 @@ def from_yaml(text: str, where: str) -> Recipe:
 
 
 def with_batches(recipe: Recipe, batches: Batches) -> Recipe:
-    """The recipe with these sizes in place of what it has for them; references elsewhere stay as typed. UserError where
-    a whole section is a reference."""
+    """The recipe with these sizes in place of what it has for them. UserError where a whole section is a reference."""
+    return with_values(recipe, batches.by_key(), "batches = probed", "batches = given")
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any], why: str, instead: str) -> Recipe:
+    """The recipe with these values by key; references elsewhere stay as typed. UserError where a whole section is a
+    reference, naming `why` they are set, and what else is allowed."""
     tree = parse(recipe.yaml, recipe.name)
-    for key, size in batches.by_key().items():
+    for key, value in values.items():
         try:
-            assign(tree, f"{key}={size}")
+            assign(tree, f"{key}={value}")
         except ValueError as error:
-            raise UserError(
-                f"batches = probed: {key}: {error}; allowed: keys written out, or batches = given"
-            ) from None
+            raise UserError(f"{why}: {key}: {error}; allowed: keys written out, or {instead}") from None
     return _build(recipe.name, tree, (HERE,), {})
 
 
 def shipped() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-
-
-def differing_keys(stored: str, given: str, where: str = "config.yaml", *, free: Collection[str] = ()) -> list[str]:
-    """One line per key that differs between two stored configurations, with both values.
-
-    Keys that may change when a run is continued (`roles.may_change`) and those of `free` are left out. A key of which a
-    release that stored one of them knew nothing counts as its default. Raises UserError naming `where` if that is no
-    YAML.
-    """
-    old, new = (dict(_flat(_comparable(*text))) for text in ((stored, where), (given, "the recipe")))
-    absent = object()
-    lines = []
-    for key in [*new, *(key for key in old if key not in new)]:
-        field = field_of(key)
-        default = field.default if field and isinstance(field.default, str | int | float | None) else absent
-        was, now = (values.get(key, default) for values in (old, new))
-        was, now = (default if former_default(key, value) else value for value in (was, now))
-        if was != now and key not in free and not may_change(key):
-            words = ["not set" if value is absent else show(value, PATH) for value in (was, now)]
-            lines.append(f"{key}: was {words[0]}, now {words[1]}{_begun_elsewhere(was, now)}")
-    return lines
-
-
-def _begun_elsewhere(was: Any, now: Any) -> str:
-    """A hint where a relative path was stored, as earlier releases did, that may be this one."""
-    if isinstance(was, str) and isinstance(now, str) and os.path.isabs(now) and not os.path.isabs(was):
-        if now.endswith(f"/{os.path.normpath(was)}"):
-            return " (an earlier release stored the relative path; if it is this one, start where the run was begun)"
-    return ""
-
-
-def _comparable(text: str, where: str) -> Tree:
-    """A stored configuration with its paths as this release stores them."""
-    typed = parse(text, where)
-    return absolute(typed, resolved(typed, {}), (HERE,))[0]
 
 
 def _find(recipe: str) -> Path:
@@ -172,7 +138,8 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
         typed = {**typed, "reward": [typed["reward"]]}
     stored = OmegaConf.to_yaml(OmegaConf.create(_as_typed(config.model_dump(mode="json"), typed)))
     as_typed = Config.model_validate({**plain, "prompts": tree.get("prompts")})
-    return Recipe(name, config, stored, as_typed.identity())
+    former = (config.former_identity(), as_typed.identity(), as_typed.former_identity())
+    return Recipe(name, config, stored, former)
 
 
 def _secret_mistakes(config: Config) -> Iterator[str]:
@@ -239,15 +206,3 @@ def _as_typed(full: Any, typed: Any) -> Any:
         given = typed if isinstance(typed, list) and len(typed) == len(full) else [None] * len(full)
         return [_as_typed(*pair) for pair in zip(full, given, strict=True)]
     return escaped(full) if isinstance(full, str) else full
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of a stored configuration; a list without sections is one value."""
-    if isinstance(node, dict) and (node or not prefix):
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(node, list) and any(isinstance(value, dict) for value in node):
-        for i, value in enumerate(node):
-            yield from _flat(value, f"{prefix}[{i}]")
-    else:
-        yield prefix, unpacked(node)

@@ -47,6 +47,7 @@ def places(tree: Tree) -> Iterator[tuple[Place, str]]:
     """Where a recipe holds paths, and of what: models (or hub ids), files, code of the user's own (FILE.py:NAME)."""
     yield ("model", "path"), MODEL
     yield ("model", "draft_vae"), MODEL
+    yield ("init", "run"), FILE
     yield ("evaluate", "reference"), FILE
     yield ("evaluate", "features"), CODE
     modules = at(tree, ("modules",))

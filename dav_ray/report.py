@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +22,14 @@ from plotly.offline import get_plotlyjs
 from dav_ray.report_charts import curves, reward_against_diversity, reward_histogram
 from dav_ray.report_data import RunData, Sample, load_run, load_samples, short_name, thin
 from dav_ray.report_sequences import sequence_report
+from dav_ray.report_sizes import sizes_in_words
+from dav_ray.shown_samples import CELL, THUMBNAIL, choose_columns
 from dav_ray.storage import Storage, open_storage
 
 REPORT = "report.html"
 TEMPLATE = "report.html.j2"
 MAX_GRID_ROWS = 12
 CRISP_BELOW = 128  # px; smaller images are enlarged by whole factors, without smoothing
-CELL = 64  # px; small images are shown about this large
-THUMBNAIL = 256  # px; larger images are embedded at this size, or 240 of them would weigh 100 MB
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ def render(storage: Storage) -> str:
         run=run,
         headline=headline(run),
         rise=reward_rise(run),
+        sizes=sizes_in_words(storage, run),
         grid=None if run.sequences else sample_grid(storage, run),
         sequences=sequences,
         chart_groups=[
@@ -143,11 +143,12 @@ def headline(run: RunData) -> list[HeadlineRow]:
             rows.append(_difference(run, median, f"{label}, median", last))
     for name in run.names("diversity/"):
         first, now = run.series(name).get(0), run.series(name).get(last)
-        share = f"{100 * now / first:.1f} % of pretrained" if first and now is not None and last else ""
+        share = f"{100 * now / first:.1f} % of {run.first}" if first and now is not None and last else ""
         rows.append(_row(f"Diversity: {short_name(name)}", first, now, last, share))
     kl = run.series("heldout/kl")
     if kl:
-        first, now = kl.get(0, 0.0), kl.get(last)  # 0 by definition where it was not measured
+        # 0 by definition where it was not measured
+        first, now = kl.get(0, None if run.origin else 0.0), kl.get(last)
         rows.append(_row("KL to the pretrained model (nats per trajectory)", first, now, last, _signed(now)))
     return rows
 
@@ -173,17 +174,6 @@ def sample_grid(storage: Storage, run: RunData) -> Grid | None:
         else:
             prompts.append((sample.condition, 1))
     return Grid(prompts, rows, len(run.sample_files) - len(rounds))
-
-
-def choose_columns(samples: list[Sample], limit: int) -> list[Sample]:
-    """At most `limit` samples, spread evenly over the prompts whatever their order, grouped by prompt."""
-    by_prompt: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_prompt[sample.condition].append(sample)
-    depth = max((len(group) for group in by_prompt.values()), default=0)
-    turns = [group[i] for i in range(depth) for group in by_prompt.values() if i < len(group)]
-    chosen = {sample.index for sample in turns[:limit]}
-    return [sample for group in by_prompt.values() for sample in group if sample.index in chosen]
 
 
 def number(value: float | None) -> str:

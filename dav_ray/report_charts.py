@@ -52,12 +52,12 @@ def reward_against_diversity(run: RunData) -> Chart | None:
     if not rounds:
         return None
     stride = -(-len(rounds) // LABELLED_POINTS)
-    labels = [_point_label(r) if i % stride == 0 or r == rounds[-1] else "" for i, r in enumerate(rounds)]
+    labels = [_point_label(r, run.first) if i % stride == 0 or r == rounds[-1] else "" for i, r in enumerate(rounds)]
     trace = go.Scatter(
         x=[diversity[r] for r in rounds],
         y=[reward[r] for r in rounds],
         text=labels,
-        customdata=[_round_name(r) for r in rounds],
+        customdata=[_round_name(r, run.first) for r in rounds],
         mode="lines+markers+text",
         textposition="top center",
         cliponaxis=False,
@@ -83,7 +83,7 @@ def reward_histogram(run: RunData, rewards: dict[int, list[float]]) -> Chart | N
         figure.add_trace(
             go.Histogram(
                 x=values,
-                name=f"{_round_name(round_)} (n = {len(values)})",
+                name=f"{_round_name(round_, run.first)} (n = {len(values)})",
                 xbins={"start": low, "end": high + width, "size": width},
                 histnorm="percent",
                 opacity=0.65,
@@ -95,7 +95,7 @@ def reward_histogram(run: RunData, rewards: dict[int, list[float]]) -> Chart | N
     return _chart(figure, "Fresh samples without search, on the same seeds and prompts.")
 
 
-def edit_distance_histogram(distances: dict[int, np.ndarray]) -> Chart | None:
+def edit_distance_histogram(distances: dict[int, np.ndarray], first: str = "pretrained") -> Chart | None:
     """Share of all pairs of samples by their edit distance; distances [n, n] by round (pretrained and last)."""
     counts = {r: np.bincount(d[np.triu(np.ones(d.shape, bool), 1)]) for r, d in distances.items() if len(d) > 1}
     if not counts:
@@ -108,7 +108,7 @@ def edit_distance_histogram(distances: dict[int, np.ndarray]) -> Chart | None:
             x=[(i + 0.5) * width - 0.5 for i in range(len(shares))],
             y=shares.tolist(),
             width=width,
-            name=f"{_round_name(round_)} (n = {len(distances[round_])})",
+            name=f"{_round_name(round_, first)} (n = {len(distances[round_])})",
             opacity=0.65,
             marker={"color": colour},
             hovertemplate="%{y:.1f} % around %{x}<extra></extra>",
@@ -151,7 +151,7 @@ def _diversity(run: RunData) -> Chart | None:
         values = run.series(name)
         if values.get(0):
             relative[short_name(name)] = {r: 100 * value / values[0] for r, value in values.items()}
-    return _lines("Diversity", "% of the pretrained model", relative, from_zero=True)
+    return _lines("Diversity", f"% of the {run.first_model}", relative, from_zero=True)
 
 
 def _times(run: RunData) -> Chart | None:
@@ -219,12 +219,12 @@ def _round_axis(figure: go.Figure, rounds: list[int]) -> None:
     figure.update_xaxes(range=[low - 0.5, high + 0.5], tick0=0, dtick=step, tickformat="d")
 
 
-def _round_name(round_: int) -> str:
-    return "pretrained" if round_ == 0 else f"round {round_}"
+def _round_name(round_: int, first: str) -> str:
+    return first if round_ == 0 else f"round {round_}"
 
 
-def _point_label(round_: int) -> str:
-    return "pretrained" if round_ == 0 else str(round_)
+def _point_label(round_: int, first: str) -> str:
+    return first if round_ == 0 else str(round_)
 
 
 def _chart(figure: go.Figure, caption: str = "") -> Chart:

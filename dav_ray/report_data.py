@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run directory without its samples. Round 0 is the pretrained model."""
+    """A run directory without its samples. Round 0 is the pretrained model, or the policy that the run started from."""
 
     config_text: str
     config: dict[str, Any]
@@ -82,6 +82,23 @@ class RunData:
     @property
     def _model(self) -> dict[str, Any]:
         return self.config.get("model") or {}
+
+    @property
+    def origin(self) -> str | None:
+        """The policy that round 0 measures, in words; None where that is the pretrained model."""
+        init = self.config.get("init")
+        if not isinstance(init, dict) or not init.get("run"):
+            return None
+        return f"version {init.get('version')} of {init['run']}"
+
+    @property
+    def first(self) -> str:
+        """Round 0 in a word or two."""
+        return "initial policy" if self.origin else "pretrained"
+
+    @property
+    def first_model(self) -> str:
+        return "initial policy" if self.origin else "pretrained model"
 
     @property
     def evaluated(self) -> list[int]:

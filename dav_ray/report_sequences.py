@@ -59,7 +59,7 @@ def sequence_report(storage: Storage, run: RunData) -> SequenceReport | None:
     return SequenceReport(
         logos(texts, run),
         len(run.sample_files) - len(rounds),
-        edit_distance_histogram(distances),
+        edit_distance_histogram(distances, run.first),
         [name.removeprefix("heldout/") for name in heldout],
         best_rows(last, load_accepted(storage, run), heldout, texts.get(0, [])),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model, model_validator
@@ -128,23 +127,3 @@ class Roles(Section):
     search: PoolRole = Field(default_factory=PoolRole, description="search workers")
     reward: RewardRole = Field(default_factory=RewardRole, description="reward workers, for each reward")
     train: TrainRole = Field(default_factory=TrainRole, description="ranks of the M-step")
-
-
-UNUSED = {"origin", "python", "golden", "tolerance"}  # keys of models, rewards and measures that no result depends on
-# torch threads, the number of ranks and the shapes of reward batches decide the order of sums
-_KEPT = {"search": {"threads"}, "reward": {"threads", "batch", "merge"}, "train": {"threads", "replicas"}}
-
-
-def may_change(key: str) -> bool:
-    """Whether a run may be continued with another value of this (dotted) key: places, resources, deadlines, trackers,
-    what is kept, on which no result depends."""
-    first, *rest = re.sub(r"\[\d+\]|\.\d+(?=\.|$)", "", key).split(".")
-    if first in ("track", "retain", "modules"):
-        return True
-    if first == "roles":
-        return len(rest) > 1 and rest[1] not in _KEPT[rest[0]]
-    if "args" in rest:
-        return False
-    if "role" in rest[:-1]:
-        return rest[rest.index("role") + 1] not in _KEPT["reward"]
-    return first in ("model", "reward", "evaluate") and not UNUSED.isdisjoint(rest)

@@ -19,6 +19,7 @@ from dav_ray.failures import unwrap
 from dav_ray.fits import Fits
 from dav_ray.fleet import FleetView
 from dav_ray.gather import OnResult, Tables, gathered
+from dav_ray.initial import initial_name
 from dav_ray.manifest import ManifestStore, Shard, ShardLost
 from dav_ray.nodes import Nodes
 from dav_ray.progress import Progress
@@ -199,8 +200,8 @@ class Rounds:
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     def evaluate_pretrained(self) -> None:
-        """Round 0: the model before any training."""
-        if not self._storage.exists(_evaluation_path(0)):
+        """Round 0: the model before any training of this run."""
+        if not self._storage.exists(evaluate.table_path(0)):
             self._evaluate(0, 0)
         self._round_start, self._busy_before = time.monotonic(), self._worked()
 
@@ -214,11 +215,15 @@ class Rounds:
     def _evaluate(self, round: int, version: int) -> dict[str, float]:
         start, table = time.monotonic(), self._measured(round, version)
         metrics = {**evaluate.summarise(table, self._kind), "time/evaluate_s": time.monotonic() - start}
+        first = metrics if round == 0 else read_metrics(self._storage).get((0, "evaluate"), {})
+        metrics |= {"evaluate/samples": float(table.num_rows), **evaluate.rise(metrics, first)}
         if round > 0:
             metrics |= self._round_times()
         self._log.metrics(round, "evaluate", metrics)
-        self._storage.write(_evaluation_path(round), buffer.encode(table)[0])  # last: it tells that round 0 is done
-        self._progress.say(evaluate.one_line(round, metrics))
+        self._log.samples(round, table, self._config.evaluate.grid)
+        # last: it tells that round 0 is done
+        self._storage.write(evaluate.table_path(round), buffer.encode(table)[0])
+        self._progress.say(evaluate.one_line(round, metrics, initial_name(self._config)))
         return metrics
 
     def _measured(self, round: int, version: int) -> pa.Table:
@@ -279,7 +284,3 @@ class Rounds:
     def _worked(self) -> tuple[float, float]:
         """Seconds that search workers, all together, and ranks, each, have worked so far."""
         return self._dispatcher.busy_s, self._fits.busy_s()
-
-
-def _evaluation_path(round: int) -> str:
-    return f"evaluate/round-{round:04d}.parquet"

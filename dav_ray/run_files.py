@@ -14,6 +14,8 @@ from dav_ray.secrets import hidden
 from dav_ray.storage import Storage, open_storage
 
 if TYPE_CHECKING:  # pydantic and the rest are absent where a reward has an environment of its own
+    import pyarrow as pa
+
     from dav_ray.config import Config
     from dav_ray.manifest import Manifest
     from dav_ray.track import Trackers
@@ -111,6 +113,13 @@ class RunLog:
             self._trackers.log(round, values)
         if self._exporter is not None:
             self._exporter.record(values)
+
+    def samples(self, round: int, table: pa.Table, limit: int) -> None:
+        """At most `limit` rows of an evaluation, for the trackers alone."""
+        if self._trackers is not None and self._trackers.wanted:
+            from dav_ray.shown_samples import ShownSamples
+
+            self._trackers.samples(round, ShownSamples.of(table, limit))
 
     def live(self, name: str, value: float, **tags: str) -> None:
         """A number of the moment, for the exporter alone: kept nowhere."""

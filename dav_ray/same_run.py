@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dav_ray.batches import Batches
+from dav_ray.differences import differing_keys
 from dav_ray.errors import UserError
 from dav_ray.manifest import ManifestStore
-from dav_ray.recipe import Recipe, differing_keys, from_yaml
+from dav_ray.recipe import Recipe, from_yaml
 from dav_ray.storage import Storage
 from dav_ray.tree import parse
 
@@ -36,7 +37,8 @@ def former_identities(recipe: Recipe, storage: Storage) -> Sequence[str]:
         return ()
     stored, where = storage.read(CONFIG).decode(), f"{storage.uri}/{CONFIG}"
     if not differences(stored, recipe, where):
-        return recipe.typed_identity, from_yaml(stored, where).typed_identity
+        before = from_yaml(stored, where)
+        return *recipe.former, before.config.identity(), *before.former
     if not untouched(storage):
         return ()
     storage.delete(CONFIG)
@@ -50,7 +52,8 @@ def check_same(stored: str, recipe: Recipe, run_dir: str, storage: Storage) -> N
     if (lines := differences(stored, recipe, where)) and not untouched(storage):
         raise UserError(
             [
-                f"--run-dir {run_dir}: holds a run of other settings; allowed: the same, or a new directory",
+                f"--run-dir {run_dir}: holds a run of other settings; allowed: the same, or a new directory "
+                "(dav-ray config lists what may change)",
                 *(f"{where}: {line}" for line in lines),
             ]
         )

@@ -58,9 +58,9 @@ def _columns(rows: list[Metrics]) -> dict[str, Callable[[Metrics, Metrics], str]
         columns[title] = lambda row, _, name=name: _number(row, name)
     for name, title in DIVERSITY.items():
         if rows[0].get(name):
-            columns[title] = lambda row, first, name=name: f"{row[name] / first[name]:.0%}"
+            columns[title] = lambda row, first, name=name: f"{row[name] / first[name]:.0%}" if name in row else ""
     if "diversity/unique" in rows[0]:
-        columns["unique"] = lambda row, _: f"{row['diversity/unique']:.0%}"
+        columns["unique"] = lambda row, _: f"{row['diversity/unique']:.0%}" if "diversity/unique" in row else ""
     return columns
 
 
@@ -71,4 +71,4 @@ def _number(row: Metrics, name: str) -> str:
 def _rise(row: Metrics, first: Metrics) -> str:
     """Empty where a mean is missing (no sample had a finite reward), or the first round's samples are all alike."""
     name, spread = "evaluate/reward_mean", first.get("evaluate/reward_std")
-    return f"{(row[name] - first[name]) / spread:+.2f}" if spread and name in row else ""
+    return f"{(row[name] - first[name]) / spread:+.2f}" if spread and name in row and name in first else ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
 from dav_ray.config import Track
+from dav_ray.shown_samples import ShownSamples
 
-ROUND = "round"
+ROUND, SAMPLES = "round", "samples"
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}  # what pip installs, by module
 
 
@@ -25,6 +27,7 @@ class Trackers:
     def __init__(self, config: Track, run_name: str, directory: str, settings: dict[str, Any]) -> None:
         """directory: a local folder for what trackers write to disk."""
         self._trackers: list[Any] = []
+        self.wanted = bool(config.kinds)
         if not config.kinds:
             return
         from accelerate import PartialState
@@ -49,9 +52,44 @@ class Trackers:
             else:
                 tracker.log(values, step=round)
 
+    def samples(self, round: int, shown: ShownSamples) -> None:
+        """Some fresh samples of a round: images, or a table of sequences."""
+        for tracker in self._trackers:
+            _SHOW[tracker.name](tracker, round, shown)
+
     def finish(self) -> None:
         for tracker in self._trackers:
             tracker.finish()
+
+
+def _tensorboard(tracker: Any, round: int, shown: ShownSamples) -> None:
+    if shown.images is None:
+        tracker.log({SAMPLES: shown.markdown}, step=round)
+    else:
+        tracker.log_images({SAMPLES: shown.images}, step=round, dataformats="NHWC")
+
+
+def _wandb(tracker: Any, round: int, shown: ShownSamples) -> None:
+    wandb: Any = importlib.import_module("wandb")
+    captions = [f"{c}: {r:.4g}".removeprefix(": ") for c, r in zip(shown.conditions, shown.rewards, strict=True)]
+    if shown.images is None:
+        rows = [list(row) for row in zip(shown.rewards, shown.conditions, shown.texts or [], strict=True)]
+        value: Any = wandb.Table(columns=["reward", "condition", "sequence"], data=rows)
+    else:
+        value = [wandb.Image(image, caption=text) for image, text in zip(shown.images, captions, strict=True)]
+    tracker.log({SAMPLES: value, ROUND: round})  # as for numbers: with overlap rounds interleave
+
+
+def _mlflow(tracker: Any, round: int, shown: ShownSamples) -> None:
+    mlflow: Any = importlib.import_module("mlflow")
+    file = f"{SAMPLES}/round-{round:04d}"
+    if shown.images is None:
+        mlflow.log_text(shown.markdown, f"{file}.md")
+    else:
+        mlflow.log_image(shown.sheet, f"{file}.png")
+
+
+_SHOW = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

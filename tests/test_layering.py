@@ -13,6 +13,7 @@ SINGLE = (
     *("types", "noise", "schedule", "config", "manifest", "storage", "buffer", "policy", "evaluate"),
     *("sequences", "checkpoint", "masked_model", "pretrain", "batches", "probing"),
     *("lease", "retention", "local_files", "object_storage", "interrupt"),
+    *("may_change", "differences", "going_on", "initial", "init_options", "policy_files", "shown_samples", "track"),
 )
 FOLDERS = ("diffusion", "search", "rewards", "samples", "problems")
 DOCTOR = ("findings", "fit", "measure", "memory", "packing", "pool", "timing", "versions", "weights")
@@ -23,8 +24,6 @@ PURE = sorted(
     | {f"doctor/{name}.py" for name in DOCTOR}
 )
 PURE = [file for file in PURE if not file.endswith("actor.py")]
-# `dav-ray evaluate` starts a cluster's actors; what measures a sample does not
-EXCEPTIONS = {("evaluate.py", "evaluate_run", "dav_ray.fresh")}
 
 
 def imports(node: ast.AST, function: str = "") -> list[tuple[str, str]]:
@@ -55,9 +54,7 @@ def own_file(module: str) -> str | None:
 def chain_to_ray(file: str, seen: set[str]) -> list[str] | None:
     """The files over which `file` reaches Ray; None if it does not."""
     seen.add(file)
-    for function, module in file_imports(file):
-        if (file, function, module) in EXCEPTIONS or (file, function, module.rpartition(".")[0]) in EXCEPTIONS:
-            continue
+    for _, module in file_imports(file):
         if module.split(".")[0] == "ray":
             return [file, module]
         target = own_file(module)
@@ -75,10 +72,6 @@ def test_there_is_something_to_walk() -> None:
 @pytest.mark.parametrize("file", PURE)
 def test_pure_code_never_reaches_ray(file: str) -> None:
     assert chain_to_ray(file, set()) is None
-
-
-def test_the_exception_is_still_needed() -> None:
-    assert all((function, module) in file_imports(file) for file, function, module in EXCEPTIONS)
 
 
 def test_a_reward_actor_can_live_beside_other_library_versions() -> None:

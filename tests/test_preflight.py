@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dav_ray.errors import UserError
+from dav_ray.may_change import reason
 from dav_ray.model_folder import check_hub_id, model_path
 from dav_ray.preflight import check, check_address, check_run_dir
 from dav_ray.recipe import Recipe, load
@@ -355,9 +356,10 @@ def test_run_directory_of_another_configuration(folder: Path) -> None:
     (folder / "run" / "config.yaml").write_text(load("mine.yaml").yaml)
     check_run_dir("run", load("mine.yaml", ["roles.search.replicas=3"]))
     assert refused("run", load("mine.yaml", ["search.alpha=0.5", "seed=7"])) == [
-        "--run-dir run: holds a run of other settings; allowed: the same, or a new directory",
-        "run/config.yaml: seed: was 0, now 7",
-        "run/config.yaml: search.alpha: was 0.005, now 0.5",
+        "--run-dir run: holds a run of other settings; allowed: the same, or a new directory "
+        "(dav-ray config lists what may change)",
+        f"run/config.yaml: seed: was 0, now 7; fixed: {reason('seed')}",
+        f"run/config.yaml: search.alpha: was 0.005, now 0.5; fixed: {reason('search.alpha')}",
     ]
 
 

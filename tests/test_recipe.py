@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dav_ray.differences import differing_keys
 from dav_ray.errors import UserError
 from dav_ray.keys import describe, fields
-from dav_ray.recipe import differing_keys, from_yaml, load, shipped
+from dav_ray.recipe import from_yaml, load, shipped
 
 MINIMAL = "model: {path: org/name}\nprompts: [cat, dog]\nreward: {kind: brightness}\n"
 
@@ -259,17 +260,18 @@ def test_differing_keys(recipe: str) -> None:
     assert differing_keys(stored, load(recipe, free).yaml) == []
     older = "".join(line for line in stored.splitlines(keepends=True) if "particles:" not in line)
     assert older != stored and differing_keys(older, stored) == []  # stored by a release that had no such key
+    decides = "it decides what a round finds or learns; a new run can start from this one's policy (init.run)"
     assert differing_keys(older, load(recipe, ["search.kind=smc", "search.particles=3"]).yaml) == [
-        "search.kind: was dav, now smc",
-        "search.particles: was 1, now 3",
+        f"search.kind: was dav, now smc; fixed: {decides}",
+        f"search.particles: was 1, now 3; fixed: {decides}",
     ]
     changed = ["search.alpha=1", "prompts=[x]", "reward.args.k=1", "roles.train.replicas=2"]
     assert differing_keys(stored, load(recipe, changed).yaml) == [
-        'prompts: was ["cat", "dog"], now ["x"]',
-        "reward[0].args.k: was not set, now 1",
-        "search.alpha: was 0.005, now 1.0",
-        "roles.train.replicas: was 1, now 2",
-        "reward[0].args: was {}, now not set",
+        f'prompts: was ["cat", "dog"], now ["x"]; fixed: {decides}',
+        f"reward[0].args.k: was not set, now 1; fixed: {decides}",
+        f"search.alpha: was 0.005, now 1.0; fixed: {decides}",
+        "roles.train.replicas: was 1, now 2; fixed: it decides the order of sums, and so the last bits of every result",
+        f"reward[0].args: was {{}}, now not set; fixed: {decides}",
     ]
 
 

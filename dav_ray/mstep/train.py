@@ -164,6 +164,7 @@ class Learner:
         import torch
         from ray.train.torch import get_device, prepare_model
 
+        from dav_ray import policy
         from dav_ray.device import keep_freed_memory
         from dav_ray.diffusion.families import build
         from dav_ray.mstep.fit import Fitter
@@ -186,6 +187,7 @@ class Learner:
         )
         self._config, self._storage = config, open_storage(spec.run_dir)
         check_marker(self._storage, ray.get_runtime_context().get_node_id())
+        policy.start(self._storage, config, self._diffusion)
         self.version = 0
 
     def train(self, job: Job, groups: Iterator[Any], mailbox: Any, rank: int) -> None:

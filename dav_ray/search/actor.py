@@ -59,6 +59,7 @@ class SearchActor:
     def __init__(self, spec: WorkerSpec) -> None:
         import torch
 
+        from dav_ray import policy
         from dav_ray.device import keep_freed_memory
         from dav_ray.diffusion.families import for_search
         from dav_ray.module_path import on_path
@@ -81,6 +82,7 @@ class SearchActor:
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
         self._diffusion = for_search(config, device=device)
+        policy.start(self._storage, config, self._diffusion)
         fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
         self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], fleet)
         fitted = config.mstep
@@ -239,11 +241,22 @@ class SearchActor:
             return
         from dav_ray import policy
 
+        if version == 0 and self._initial is None and self._spec.config.init.run is None:
+            self._rebuild()
+            return
         weights = self._initial if version == 0 else self._posted(version)
         if weights is None:
             weights = policy.read_weights(self._storage, version, self._diffusion)
         policy.set_weights(self._diffusion, weights)
         self._version = version
+
+    def _rebuild(self) -> None:
+        """The pretrained model again, of whose full weights no copy is kept."""
+        from dav_ray.diffusion.families import for_search
+
+        del self._diffusion  # there may be no place for two
+        self._diffusion = for_search(self._spec.config, device=self._device)
+        self._version = 0
 
     def _posted(self, version: int) -> Any:
         try:
