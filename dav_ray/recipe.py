@@ -51,7 +51,7 @@ class Recipe:
     name: str
     config: Config
     yaml: str
-    typed_identity: str  # the configuration's identity if its paths were as typed
+    typed_identity: str = ""  # the configuration's identity if its paths were as typed
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -126,7 +126,8 @@ def _begun_elsewhere(was: Any, now: Any) -> str:
 def _comparable(text: str, where: str) -> Tree:
     """A stored configuration with its paths as this release stores them."""
     typed = parse(text, where)
-    return absolute(typed, resolved(typed, {}), (HERE,))[0]
+    others = {key: value for key, value in typed.items() if key != "prompts"}  # there may be many
+    return {**typed, **absolute(others, resolved(others, {}), (HERE,))[0]}
 
 
 def _find(recipe: str) -> Path:
