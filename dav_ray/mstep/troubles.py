@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import ray
 from ray import exceptions
+from ray._private.worker import global_worker
 
 RESTARTS = 3  # per round and rank, after an error or a death; the peers of a rank that was killed raise one too
 FRAMES = 3  # of a traceback, the last ones
@@ -36,11 +37,10 @@ class Trouble:
 def trouble_of(rank: int, error: Exception, *, final: bool) -> Trouble:
     """On the rank, while its error is handled. The whole traceback goes to its process' log."""
     traceback.print_exception(error, file=sys.stderr)
-    worker = ray._private.worker.global_worker
     words = " ".join(f"{type(error).__name__}: {error}".split())
     trace = "".join(traceback.format_tb(error.__traceback__)[-FRAMES:]).rstrip()
     node = ray.get_runtime_context().get_node_id()
-    return Trouble(rank, words, trace, node, worker.get_err_file_path(), may_pass(error), final)
+    return Trouble(rank, words, trace, node, global_worker.get_err_file_path(), may_pass(error), final)
 
 
 def may_pass(error: Exception) -> bool:
