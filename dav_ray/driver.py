@@ -26,7 +26,7 @@ from dav_ray.progress import Progress
 from dav_ray.recipe import Recipe
 from dav_ray.retention import Retention, sweep_leftovers
 from dav_ray.run_files import RunLog, write_marker
-from dav_ray.same_run import former_identities
+from dav_ray.same_run import earlier_identities
 from dav_ray.storage import Storage, open_storage
 from dav_ray.track import Trackers
 
@@ -71,14 +71,14 @@ def _run(recipe: Recipe, storage: Storage, place: str, address: str, progress: P
     if address == "local" and recipe.config.model.kind == "diffusers":
         check_hub_id(recipe.config.model.path)
     with connected(address, recipe.config), interruptible():  # Ray's start takes the signals over: take them back
-        former = former_identities(recipe, storage)
+        former = earlier_identities(recipe, storage)
         recipe, probed = settle(recipe, storage)
         config = recipe.config
         if config.batches == "probed":
             progress.say(f"batches: {Batches.of(config)}")
         write_marker(storage)
         store = ManifestStore(storage)
-        opened = store.open(config.identity(), library_versions(), former)
+        opened = store.open(config.identity(), library_versions(), former=former)
         storage.write("config.yaml", recipe.yaml.encode())
         trackers = Trackers(config.track, recipe.name, tracker_folder(place), yaml.safe_load(recipe.yaml))
         prometheus = Prometheus(place.rpartition("/")[2])

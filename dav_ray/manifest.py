@@ -51,7 +51,7 @@ class ManifestStore:
         """The stored manifest, without taking the run over; None if there is none. For readers."""
         return self._read()[0] if self._storage.exists(MANIFEST) else None
 
-    def open(self, config_sha256: str, versions: Mapping[str, str], former: Collection[str] = ()) -> Manifest:
+    def open(self, config_sha256: str, versions: Mapping[str, str], *, former: Collection[str] = ()) -> Manifest:
         """Start a run, or take over the stored one with the next epoch; a finished run is left as it is.
 
         former: what the same configuration was called, which gives way to what it is called now.

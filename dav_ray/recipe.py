@@ -51,7 +51,7 @@ class Recipe:
     name: str
     config: Config
     yaml: str
-    typed_identity: str = ""  # the configuration's identity if its paths were as typed
+    as_typed: Config | None = None  # the configuration with its paths as typed, as earlier releases had it
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -173,7 +173,7 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
         typed = {**typed, "reward": [typed["reward"]]}
     stored = OmegaConf.to_yaml(OmegaConf.create(_as_typed(config.model_dump(mode="json"), typed)))
     as_typed = Config.model_validate({**plain, "prompts": tree.get("prompts")})
-    return Recipe(name, config, stored, as_typed.identity())
+    return Recipe(name, config, stored, as_typed)
 
 
 def _secret_mistakes(config: Config) -> Iterator[str]:

@@ -28,7 +28,7 @@ def untouched(storage: Storage) -> bool:
     return not begun.shards and not begun.ahead and not storage.exists(PRETRAINED)
 
 
-def former_identities(recipe: Recipe, storage: Storage) -> Sequence[str]:
+def earlier_identities(recipe: Recipe, storage: Storage) -> Sequence[str]:
     """Identities that a run's manifest may have, beside the recipe's own: that of the same settings with relative paths
     as they were typed, and any where nothing has come of the run yet, which then begins anew."""
     begun = ManifestStore(storage).load()
@@ -36,7 +36,7 @@ def former_identities(recipe: Recipe, storage: Storage) -> Sequence[str]:
         return ()
     stored, where = storage.read(CONFIG).decode(), f"{storage.uri}/{CONFIG}"
     if not differences(stored, recipe, where):
-        return recipe.typed_identity, from_yaml(stored, where).typed_identity
+        return [same.as_typed.identity() for same in (recipe, from_yaml(stored, where)) if same.as_typed]
     if not untouched(storage):
         return ()
     storage.delete(CONFIG)
