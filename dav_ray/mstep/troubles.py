@@ -36,7 +36,7 @@ class Trouble:
 
 def trouble_of(rank: int, error: Exception, *, final: bool) -> Trouble:
     """On the rank, while its error is handled. The whole traceback goes to its process' log."""
-    traceback.print_exception(error, file=sys.stderr)
+    sys.stderr.write("".join(traceback.format_exception(error)))  # Ray Train takes what is printed to another file
     words = " ".join(f"{type(error).__name__}: {error}".split())
     trace = "".join(traceback.format_tb(error.__traceback__)[-FRAMES:]).rstrip()
     node = ray.get_runtime_context().get_node_id()
