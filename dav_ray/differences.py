@@ -57,7 +57,8 @@ def _begun_elsewhere(was: Any, now: Any) -> str:
 def _comparable(text: str, where: str) -> Tree:
     """A stored configuration with its paths as this release stores them."""
     typed = parse(text, where)
-    return absolute(typed, resolved(typed, {}), (Path("."),))[0]
+    others = {key: value for key, value in typed.items() if key != "prompts"}  # there may be many
+    return {**typed, **absolute(others, resolved(others, {}), (Path("."),))[0]}
 
 
 def _other_measures(old: Tree, new: Tree) -> list[str]:

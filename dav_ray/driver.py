@@ -36,7 +36,7 @@ from dav_ray.progress import Progress
 from dav_ray.recipe import Recipe
 from dav_ray.retention import Retention, sweep_leftovers
 from dav_ray.run_files import RunLog, write_marker
-from dav_ray.same_run import former_identities
+from dav_ray.same_run import earlier_identities
 from dav_ray.storage import Storage, open_storage
 from dav_ray.track import Trackers
 
@@ -112,7 +112,7 @@ def _run_on_ray(
     local = address == "local"
     # Ray's start takes the signals over: take them back
     with connected(address, recipe.config, worker), interruptible():
-        former = former_identities(recipe, storage)
+        former = earlier_identities(recipe, storage)
         recipe, probed = settle(recipe, storage)
         config = recipe.config
         if config.batches == "probed":
@@ -245,7 +245,7 @@ def _end_here(storage: Storage, place: str, asked: int, progress: Progress) -> N
     if recipe is None:
         raise RunError("storage", f"{storage.uri}: config.yaml is absent, though there is a run: put it back")
     config = recipe.config
-    opened = store.open(config.identity(), library_versions(), former=former_identities(recipe, storage))
+    opened = store.open(config.identity(), library_versions(), former=earlier_identities(recipe, storage))
     log = RunLog(storage, opened.epoch)
     write_config(storage, recipe, log)
     log.event("ended_early", round=opened.closed, asked=asked, accepted=len(opened.shards) + len(opened.ahead))

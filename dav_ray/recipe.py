@@ -49,7 +49,7 @@ class Recipe:
     name: str
     config: Config
     yaml: str
-    former: tuple[str, ...]  # its identities by the rules of earlier releases, and with paths as they were typed
+    as_typed: Config | None = None  # the configuration with its paths as typed, as earlier releases had it
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -138,8 +138,7 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
         typed = {**typed, "reward": [typed["reward"]]}
     stored = OmegaConf.to_yaml(OmegaConf.create(_as_typed(config.model_dump(mode="json"), typed)))
     as_typed = Config.model_validate({**plain, "prompts": tree.get("prompts")})
-    former = (config.former_identity(), as_typed.identity(), as_typed.former_identity())
-    return Recipe(name, config, stored, former)
+    return Recipe(name, config, stored, as_typed)
 
 
 def _secret_mistakes(config: Config) -> Iterator[str]:

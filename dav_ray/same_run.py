@@ -29,7 +29,7 @@ def untouched(storage: Storage) -> bool:
     return not begun.shards and not begun.ahead and not storage.exists(PRETRAINED)
 
 
-def former_identities(recipe: Recipe, storage: Storage) -> Sequence[str]:
+def earlier_identities(recipe: Recipe, storage: Storage) -> Sequence[str]:
     """Identities that a run's manifest may have, beside the recipe's own: that of the same settings with relative paths
     as they were typed, and any where nothing has come of the run yet, which then begins anew."""
     begun = ManifestStore(storage).load()
@@ -37,8 +37,8 @@ def former_identities(recipe: Recipe, storage: Storage) -> Sequence[str]:
         return ()
     stored, where = storage.read(CONFIG).decode(), f"{storage.uri}/{CONFIG}"
     if not differences(stored, recipe, where):
-        before = from_yaml(stored, where)
-        return *recipe.former, before.config.identity(), *before.former
+        known = [config for same in (recipe, from_yaml(stored, where)) for config in (same.config, same.as_typed)]
+        return [name for config in known if config for name in (config.identity(), config.former_identity())]
     if not untouched(storage):
         return ()
     storage.delete(CONFIG)

@@ -19,7 +19,7 @@ from dav_ray.progress import Progress
 from dav_ray.recipe import Recipe, load
 from dav_ray.round_reports import write_last
 from dav_ray.run_files import RunLog
-from dav_ray.same_run import former_identities
+from dav_ray.same_run import earlier_identities
 from dav_ray.storage import LocalStorage, Storage, open_storage
 from tests.runs import events, files, finish, masked_recipe, shards, start
 from tests.test_manifest import written_shard
@@ -202,9 +202,9 @@ def test_run_directories_of_0_1_0_go_on(recipe: Path, tmp_path: Path) -> None:
     for given in (longer, other):
         with pytest.raises(UserError, match="another configuration"):
             ManifestStore(storage).open(given.config.identity(), {})
-    assert not former_identities(other, storage)
+    assert not earlier_identities(other, storage)
     store = ManifestStore(storage)
-    store.open(longer.config.identity(), {}, former=former_identities(longer, storage))
+    store.open(longer.config.identity(), {}, former=earlier_identities(longer, storage))
     assert manifest_of(storage).config_sha256 == longer.config.identity() != old.config.former_identity()
 
 

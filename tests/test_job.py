@@ -96,10 +96,11 @@ class Slow:
 
 
 def upload(folder: Path, **changes: Any) -> Path:
-    """A folder that holds jobs/, a recipe and a reward and nothing else, as `--working-dir .` would be from a clone."""
-    save_tiny(folder)
+    """A folder that holds jobs/, a recipe, a model and a reward and nothing else, as `--working-dir .` would be from a
+    clone."""
     place = folder / "upload"
     (place / "jobs").mkdir(parents=True)
+    save_tiny(place)
     (place / "jobs/align.py").write_text((ROOT / "jobs/align.py").read_text())
     (place / "slow.py").write_text(REWARD)
     (place / "tiny.yaml").write_text(recipe(folder, rounds=1, **changes).read_text())
@@ -163,6 +164,7 @@ def test_a_stopped_job_goes_on_under_another_id(cluster: dict[str, str], tmp_pat
     manifest = json.loads((stopped / "manifest.json").read_text())
     assert len(before) <= len(manifest["shards"]) < 20 and manifest["phase"] == "search"
 
+    (folder / "note.txt").write_text("another upload, which is unpacked elsewhere")
     start("second", stopped)
     start("undisturbed", whole)
     for name in ("second", "undisturbed"):

@@ -19,7 +19,7 @@ from dav_ray.own_code import announced
 from dav_ray.preflight import check_run_dir
 from dav_ray.recipe import Recipe, from_yaml, load
 from dav_ray.recipe_paths import is_hub_id
-from dav_ray.same_run import former_identities
+from dav_ray.same_run import earlier_identities
 from dav_ray.same_setting import unpacked
 from dav_ray.storage import open_storage
 
@@ -41,6 +41,11 @@ def write(recipes: Path, **settings: Any) -> str:
     whole = {"model": {"path": "model"}, "prompts": ["cat"], "reward": {"kind": "brightness"}, **settings}
     (recipes / "mine.yaml").write_text(yaml.safe_dump(whole))
     return str(recipes / "mine.yaml")
+
+
+def typed(recipe: Recipe) -> Config:
+    assert recipe.as_typed is not None
+    return recipe.as_typed
 
 
 def test_every_path_is_made_absolute_beside_the_recipe(recipes: Path) -> None:
@@ -88,7 +93,7 @@ def test_home_is_this_users(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_no_file_here_is_meant_by_stays(recipes: Path, path: str) -> None:
     recipe = load(write(recipes, model={"path": path}))
     assert recipe.config.model.path == yaml.safe_load(recipe.yaml)["model"]["path"] == path
-    assert recipe.config.identity() in recipe.former
+    assert recipe.as_typed == recipe.config
 
 
 def test_a_hub_id_is_one_where_no_folder_is_meant(recipes: Path) -> None:
@@ -157,9 +162,9 @@ def test_a_run_that_stored_a_relative_path_goes_on(recipes: Path, monkeypatch: p
     run, recipe = old_run(recipes, monkeypatch, path)
     check_run_dir(run, recipe)
     storage = open_storage(run)
-    former = former_identities(recipe, storage)
+    former = earlier_identities(recipe, storage)
     assert recipe.config.identity() not in former
-    ManifestStore(storage).open(recipe.config.identity(), {}, former)
+    ManifestStore(storage).open(recipe.config.identity(), {}, former=former)
     storage.write("config.yaml", recipe.yaml.encode())
     monkeypatch.chdir("/")  # from now on from anywhere
     again = load(str(recipes / "mine.yaml"))
@@ -174,7 +179,7 @@ def test_another_folder_or_model_is_refused(recipes: Path, monkeypatch: pytest.M
         check_run_dir(run, recipe)
     start = f"{run}/config.yaml: model.path: was model, now {recipes}/model"
     assert caught.value.lines[1].startswith(start) and "start where the run was begun" in caught.value.lines[1]
-    assert former_identities(load(str(recipes / "mine.yaml"), ["model.path=local"]), open_storage(run)) == ()
+    assert earlier_identities(load(str(recipes / "mine.yaml"), ["model.path=local"]), open_storage(run)) == ()
 
 
 def test_load_says_where_a_relative_path_counts_from(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,16 +206,16 @@ def test_a_run_of_which_nothing_came_begins_anew_with_other_settings(
     storage.write("golden/brightness.npz", b"scores of other rewards")
 
     check_run_dir(str(run), right)
-    former = former_identities(right, storage)
+    former = earlier_identities(right, storage)
     assert not storage.exists("config.yaml") and storage.list("golden") == []
-    assert ManifestStore(storage).open(right.config.identity(), {}, former).epoch == 2
+    assert ManifestStore(storage).open(right.config.identity(), {}, former=former).epoch == 2
     storage.write("config.yaml", right.yaml.encode())
     check_run_dir(str(run), right)
 
     storage.write("evaluate/round-0000.parquet", b"samples")
     with pytest.raises(UserError, match="holds a run of other settings"):
         check_run_dir(str(run), wrong)
-    assert former_identities(wrong, storage) == () and storage.exists("config.yaml") and storage.exists(MANIFEST)
+    assert earlier_identities(wrong, storage) == () and storage.exists("config.yaml") and storage.exists(MANIFEST)
 
 
 def test_what_a_job_brought_along_is_known_by_its_place(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +229,7 @@ def test_what_a_job_brought_along_is_known_by_its_place(recipes: Path, monkeypat
         found.append(load("mine.yaml"))
         assert found[-1].config.model.path == str(copy / "model")
     first, second = found
-    assert first.config.identity() == second.config.identity() in first.former
+    assert first.config.identity() == second.config.identity() == typed(first).identity()
     assert differing_keys(first.yaml, second.yaml) == []
     assert unpacked("/x/working_dir_files/_ray_pkg_1f/a/b") == "a/b" and unpacked("/x/a") == "/x/a"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import ray
 from ray import exceptions
-from ray._private import worker
+from ray._private.worker import global_worker
 
 RESTARTS = 3  # per round and rank, after an error or a death; the peers of a rank that was killed raise one too
 FRAMES = 3  # of a traceback, the last ones
@@ -36,12 +36,11 @@ class Trouble:
 
 def trouble_of(rank: int, error: Exception, *, final: bool) -> Trouble:
     """On the rank, while its error is handled. The whole traceback goes to its process' log."""
-    traceback.print_exception(error, file=sys.stderr)
-    log = worker.global_worker.get_err_file_path()
+    sys.stderr.write("".join(traceback.format_exception(error)))  # Ray Train takes what is printed to another file
     words = " ".join(f"{type(error).__name__}: {error}".split())
     trace = "".join(traceback.format_tb(error.__traceback__)[-FRAMES:]).rstrip()
     node = ray.get_runtime_context().get_node_id()
-    return Trouble(rank, words, trace, node, log, may_pass(error), final)
+    return Trouble(rank, words, trace, node, global_worker.get_err_file_path(), may_pass(error), final)
 
 
 def may_pass(error: Exception) -> bool:

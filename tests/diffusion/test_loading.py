@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dav_ray.diffusion.families import build
 from dav_ray.diffusion.stable_diffusion import Parts, StableDiffusion
 from dav_ray.diffusion.stable_diffusion_files import load_pipeline
 from dav_ray.errors import UserError
+from dav_ray.recipe import load
 
 LOAD = """
 import sys
@@ -38,6 +40,19 @@ def test_load_and_attach_warn_of_nothing(tiny_folder: str, tmp_path: Path) -> No
     wanted = [tensor for name, tensor in state.items() if "lora_B" in name]
     layers, total = done.stdout.split()
     assert int(layers) == len(wanted) > 0 and float(total) == sum(tensor.numel() for tensor in wanted)
+
+
+def test_what_a_recipe_names_beside_it_is_built_in_any_folder(
+    tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ranks do, which live in a folder of Ray Train's."""
+    (tmp_path / "sd").symlink_to(tiny_folder)
+    (tmp_path / "mine.yaml").write_text("model: {path: sd}\nprompts: [cat]\nreward: {kind: brightness}\n")
+    monkeypatch.chdir(tmp_path)
+    config = load("mine.yaml").config
+    monkeypatch.chdir("/")
+    layers = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in build(config).policy_state()}
+    assert layers == {"to_q", "to_k", "to_v", "0"}  # of to_out.0
 
 
 @pytest.mark.parametrize(
