@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from dav_ray import buffer
-from dav_ray.config import Evaluate
+from dav_ray.config import Config, Evaluate
 from dav_ray.diffusion.gaussian import GaussianKernel
-from dav_ray.evaluate import Judges, measure, one_line, summarise
+from dav_ray.evaluate import Judges, evaluation_chunks, measure, one_line, rise, summarise
 from dav_ray.noise import Draws, PipelineNoise
 from dav_ray.problems.gaussian import LinearGaussian
 from dav_ray.rewards.base import local_scorer
@@ -241,3 +241,25 @@ def test_the_elbo_of_a_sample_is_its_seeds_whatever_its_chunk() -> None:
         for i, (sample, seed, condition) in enumerate(zip(CHUNK.samples, CHUNK.seeds, CHUNK.conditions, strict=True))
     ]
     assert alone == whole and len({value % 1 for value in whole}) == 3
+
+
+def test_the_rise_is_in_standard_deviations_of_the_first_samples() -> None:
+    first = {"evaluate/reward_mean": 1.0, "evaluate/reward_std": 0.5}
+    assert rise({"evaluate/reward_mean": 2.5, "evaluate/reward_std": 9.0}, first) == {"evaluate/rise_sd": 3.0}
+    assert rise(first, first) == {"evaluate/rise_sd": 0.0}
+    for row, before in (({}, first), (first, {}), (first, {**first, "evaluate/reward_std": 0.0})):
+        assert rise(row, before) == {}
+
+
+def test_the_kl_is_measured_on_the_first_samples_or_not_at_all() -> None:
+    config = Config.model_validate(
+        {"model": {"path": "org/name"}, "prompts": ["a"], "reward": {"kind": "brightness"}}
+        | {"evaluate": {"samples": 5, "batch": 4, "kl_samples": 3}}
+    )
+
+    def split(**options: Any) -> list[tuple[tuple[int, ...], bool]]:
+        return [(chunk.samples, chunk.kl) for chunk in evaluation_chunks(config, 1, 1, ["a"], **options)]
+
+    assert split() == [((0, 1, 2), True), ((3, 4), False)] == split(num=5)
+    assert split(num=2) == [((0, 1), True)]
+    assert split(num=6, kl=False) == [((0, 1, 2, 3), False), ((4, 5), False)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -27,18 +30,26 @@ from tests.test_manifest import written_shard
 # -- a whole run ------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    """2 rounds at once, and 1 round that goes on to 2 under other sizes of the evaluation, which is told."""
-    recipe = str(masked_recipe(tmp_path))
-    finish(start(tmp_path, recipe, "--run-dir", "whole"), 0)
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    finish(start(tmp_path, recipe, "rounds=1", "track.kinds=[tensorboard]", "--run-dir", "part"), 0)
-    assert (part / "report.html").exists() and set(shards(part)) < set(shards(whole))
-    assert "finished (1 rounds)" in finish(start(tmp_path, recipe, "rounds=1", "--run-dir", "part"), 0)
+MEASURES = ("evaluate.samples=5", "evaluate.grid=3", "evaluate.heldout=[{kind: gc_window}]")
 
-    measures = ["evaluate.samples=5", "evaluate.grid=3", "evaluate.heldout=[{kind: gc_window}]"]
-    output = finish(start(tmp_path, recipe, "rounds=2", *measures, "--run-dir", "part"), 0)
-    assert "round 2/2" in output or "round 2, aligned" in output
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`part`, a run of 1 round that went on to 2 under other sizes of the evaluation."""
+    place = tmp_path_factory.mktemp("going")
+    tiny = str(masked_recipe(place))
+    finish(start(place, tiny, "rounds=1", "track.kinds=[tensorboard]", "--run-dir", "part"), 0)
+    assert (place / "part/report.html").exists() and len(shards(place / "part")) == 3
+    assert "finished (1 rounds)" in finish(start(place, tiny, "rounds=1", "--run-dir", "part"), 0)
+    output = finish(start(place, tiny, "rounds=2", *MEASURES, "--run-dir", "part"), 0)
+    assert "round 2, aligned" in output
+    return place
+
+
+def test_a_finished_run_goes_on_to_the_same_bits(folder: Path) -> None:
+    """As a run that was asked for 2 rounds from the start."""
+    whole, part, recipe = folder / "whole", folder / "part", str(folder / "tiny.yaml")
+    finish(start(folder, recipe, "--run-dir", "whole"), 0)
     assert shards(part) == shards(whole) and len(shards(part)) == 6
     assert files(part, "policy/v0002/*.safetensors") == files(whole, "policy/v0002/*.safetensors")
     manifest = json.loads((part / MANIFEST).read_text())
@@ -50,8 +61,50 @@ def test_a_finished_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     # once per evaluated round at least, before the last page of either command
     assert sum(event["event"] == "report_written" for event in events(part)) >= 2
 
-    answer = finish(start(tmp_path, recipe, "rounds=1", "--run-dir", "part"), 0)
+    answer = finish(start(folder, recipe, "rounds=1", "--run-dir", "part"), 0)
     assert "finished (2 rounds); rounds = 1 discards none" in answer
+    lines = [json.loads(line) for line in (part / "metrics.jsonl").read_text().splitlines()]
+    rows = {line["round"]: line for line in lines if line["role"] == "evaluate"}
+    rise = (rows[2]["evaluate/reward_mean"] - rows[0]["evaluate/reward_mean"]) / rows[0]["evaluate/reward_std"]
+    assert rows[0]["evaluate/rise_sd"] == 0 and rows[2]["evaluate/rise_sd"] == rise
+
+
+def test_a_new_run_starts_from_its_policy_and_is_measured_again(folder: Path) -> None:
+    """Round 0 is that policy, KL is to the pretrained model; `evaluate` measures both policies on the same seeds."""
+    words = ["init={run: part, version: last}", "rounds=1", "evaluate.kl_samples=4", "--run-dir", "new"]
+    finish(start(folder, "tiny.yaml", *words), 0)
+    new = folder / "new"
+    copied, origin = (
+        files(folder / run, f"policy/{v}/*.safetensors") for run, v in (("new", "v0000"), ("part", "v0002"))
+    )
+    assert {path.rpartition("/")[2]: data for path, data in copied.items()} == {
+        path.rpartition("/")[2]: data for path, data in origin.items() if "optimizer" not in path
+    }
+    assert json.loads((new / "policy/v0000/origin.json").read_text()) == {"run": str(folder / "part"), "version": 2}
+    started = next(event for event in events(new) if event["event"] == "initialised")
+    assert (started["run"], started["version"]) == (str(folder / "part"), 2)
+    first, before = (
+        pq.read_table(folder / run) for run in ("new/evaluate/round-0000.parquet", "part/evaluate/round-0002.parquet")
+    )
+    assert first.column("sequence").to_pylist()[:5] == before.column("sequence").to_pylist()
+    assert all(kl > 0 for kl in first.column("kl").drop_null().to_pylist()) and first.column("kl").null_count == 4
+    assert "initial policy" in (new / "report.html").read_text()
+
+    command = [sys.executable, "-m", "dav_ray", "evaluate", "new", "--samples", "12", "--version", "best"]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
+    (written,) = (new / "evaluate").glob("again-*.json")
+    record = json.loads(written.read_text())
+    table = pq.read_table(written.with_suffix(".parquet"))
+    assert (record["version"], record["samples"], record["seed"]) == (1, 12, 1_000_000) and table.num_rows == 12
+    assert record["round_0_measured_again"] and record["metrics"]["evaluate/reward_mean"] == pytest.approx(
+        sum(table.column("reward").to_pylist()) / 12
+    )
+    assert (
+        table.column("sequence").to_pylist()[:4]
+        == (pq.read_table(new / "evaluate/round-0001.parquet").column("sequence").to_pylist()[:4])
+    )
+    assert "initial policy" in done.stdout and str(written) in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith("written"))
 
 
 # -- ends and openings, without a cluster -----------------------------------------------------------------------------

@@ -258,6 +258,31 @@ def test_a_run_that_ended_early_is_finished(tmp_path: Path) -> None:
     (run / "manifest.json").write_text(json.dumps({**MANIFEST, "round": 3, "closed": 2, "phase": "done"}))
     data = load(run)
     assert (data.rounds_done, data.rounds_total, data.status) == (2, 4, "finished")
+    page = without_plotly(render(open_storage(str(run))))
+    assert "<span>Rounds done</span>2</li>" in page  # not those that config.yaml says
+
+
+def test_rounds_of_different_sizes_are_told(tmp_path: Path) -> None:
+    """By the metrics, and for rounds of before they told, by the files. The grid has gaps, the new measure no past."""
+    run = make_run(tmp_path, rounds=3)
+    assert "different numbers of samples" not in render(open_storage(str(run)))
+    lines = metric_lines(4)
+    lines[-1] |= {"evaluate/samples": 5.0, "heldout/new": 0.5}
+    write_metrics(run, lines)
+    write_samples(run, 4, count=5)
+    page = without_plotly(render(open_storage(str(run))))
+    assert "on different numbers of samples: 12 in rounds 0 to 3, 5 in round 4." in page
+    (row,) = [row for row in headline(load(run)) if row.measure == "Held out: new"]
+    assert (row.pretrained, row.last, row.change) == ("–", "0.5", "")
+
+
+def test_a_run_that_started_from_a_policy_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rounds=2)
+    (run / "config.yaml").write_text(f"{CONFIG}init: {{run: /runs/earlier, version: 7}}\n")
+    page = without_plotly(render(open_storage(str(run))))
+    assert "The initial policy (round 0) is version 7 of /runs/earlier." in page
+    assert "<th>Initial policy</th>" in page and "initial policy (n = 12)" in page
+    assert "of the initial policy's samples after round 2" in " ".join(page.split())
 
 
 def test_samples_missing_from_a_round_leave_a_gap(tmp_path: Path) -> None:

@@ -40,3 +40,15 @@ def test_sequences_and_a_round_without_a_feasible_one(tmp_path: Path) -> None:
         ["0", "1", "+0.00", "100%", "-250", "0.9", "100%", "50%", ""],
         ["1", "", "", "0%", "-250", "", "40%", "50%", ""],
     ]
+
+
+def test_rounds_of_different_sizes(tmp_path: Path) -> None:
+    """One with fewer samples has no pair within a prompt; a measure of later has no past."""
+    first = {"evaluate/reward_mean": 1.0, "evaluate/reward_std": 0.5, "diversity/within_prompt": 2.0}
+    last = {"evaluate/reward_mean": 2.0, "heldout/new": 0.25}
+
+    assert cells(tmp_path, {"round": 0, **first}, {"round": 1, **last}) == [
+        ["round", "reward", "rise in sd", "new", "within prompt", "searched reward"],
+        ["0", "1", "+0.00", "", "100%", ""],
+        ["1", "2", "+2.00", "0.25", "", ""],
+    ]
