@@ -21,6 +21,7 @@ from dav_ray.rewards.options import Reward
 
 INTERPRETER_TIMEOUT_S = 60.0
 MEASURES = ("kl", "elbo", "kmer_correlation", "reward")  # metrics of these names are not rewards'
+TAKEN = ("infeasible", "mean", "std")  # reward/<name> of the weighted sum
 DEEPEST = 8  # products within products
 
 
@@ -193,6 +194,8 @@ def _golden_mistakes(key: str, reward: Reward) -> Iterator[str]:
 def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
     if key.startswith("evaluate") and reward.role is not None:
         yield f"{key}.role: held-out measures run inside the search workers; allowed: null"
+    if key.startswith("reward[") and reward.label in TAKEN:
+        yield f"{key}.name = {reward.label}: is the name of a metric; allowed: another name"
     if key.startswith("evaluate") and reward.label in MEASURES:
         yield f"{key}.name = {reward.label}: is the name of a measure; allowed: another name"
 

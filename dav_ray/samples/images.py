@@ -60,7 +60,7 @@ class Images:
         return folder(path, out)
 
     def write(self, table: pa.Table, place: Path) -> str:
-        """PNGs and samples.csv (file, sample, seed, condition, reward, held-out measures)."""
+        """PNGs and samples.csv (file, sample, seed, condition, reward, each of several rewards, held-out measures)."""
         files = [f"{number:05d}.png" for number in table.column("sample").to_pylist()]
         for file, image in zip(files, table.column("image").to_pylist(), strict=True):
             (place / file).write_bytes(image)

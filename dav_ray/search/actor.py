@@ -14,6 +14,7 @@ from ray import exceptions
 from dav_ray.config import Config
 from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
 from dav_ray.lives import Answer, Life
+from dav_ray.reward_columns import PREFIX, shown
 from dav_ray.types import Chunk, Cost, EvaluationChunk, Trajectories
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ChunkMeta:
     rewards: tuple[float, ...]
     log_weights: tuple[float, ...] | None
     ess: tuple[float, ...]
+    each: Mapping[str, tuple[float | None, ...]]  # what each of several rewards said, by name
     cost: Cost
     seconds: float
     memory_gb: float  # most GPU memory of the worker so far; 0 without a GPU
@@ -107,7 +109,7 @@ class SearchActor:
 
         start = time.monotonic()
         found, events = self._work(lambda: self._find(chunk), chunk, halvings)
-        table = buffer.to_table(chunk, found, self._alphabet)
+        table = buffer.to_table(chunk, found, self._alphabet, self._scorer.names)
         data, sha256 = buffer.encode(table)
         path = buffer.shard_path(chunk.round, chunk.index, sha256)
         self._storage.write(path, data)
@@ -123,6 +125,7 @@ class SearchActor:
             tuple(found.reward.tolist()),
             weights,
             tuple(found.ess.tolist()),
+            {name: tuple(table.column(f"{PREFIX}{name}").to_pylist()) for name in shown(self._scorer.names)},
             found.cost,
             time.monotonic() - start,
             peak_memory_gb(),
