@@ -10,6 +10,7 @@ from typing import Any
 
 from dav_ray.config import Config
 from dav_ray.keys import PATH, show
+from dav_ray.own_targets import is_file, split
 from dav_ray.reward_checks import DEEPEST, as_reward, factors
 from dav_ray.rewards.options import Reward
 
@@ -63,7 +64,9 @@ def _environment(key: str, role: Any) -> Iterator[str]:
 
 
 def _import(key: str, target: str, python: str | None = None) -> str:
-    module = target.partition(":")[0]
+    module, _ = split(target)
+    if is_file(target):
+        return f"imports {show(target, PATH)} ({key})"
     found = None if python else module_file(module)
     where = found or (f"where {show(python, PATH)} finds it" if python else "not found here")
     return f"imports {show(target)} from {where} ({key})"

@@ -1,6 +1,6 @@
 """Evidence of data that ended a run: `quarantine/round-0003-chunk-00012-nan.json`, and beside it the samples, `.npz`.
 
-    python -m dav_ray.quarantine RUN_DIR/quarantine/FILE.json    scores the samples again, once a reward is mended
+    dav-ray try-reward --again RUN_DIR/quarantine/FILE.json    scores the samples again, once a reward is mended
 
 Nothing of it is ever read by a run: the chunk is searched again when the run goes on.
 """
@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -62,10 +63,15 @@ def keep(storage: Storage, chunk: Chunk | EvaluationChunk, error: DataError, sce
             "kept": len(arrays["row"]),
             "asked": len(asked.conditions),
             "answers": [_in_words(*both) for both in zip(asked.rewards, asked.answers, strict=False)],
-            "again": f"python -m dav_ray.quarantine {storage.uri}/{path}.json",
+            "again": again(f"{storage.uri}/{path}.json"),
         }
     storage.write(f"{path}.json", json.dumps(hidden(record), indent=2).encode())  # last: it stands for the whole
     return error.kept_in(f"{path}.json")
+
+
+def again(place: str) -> str:
+    """The command that asks the rewards again about the samples that this file names."""
+    return f"dav-ray try-reward --again {shlex.quote(place)}"
 
 
 def evidence_path(chunk: Chunk | EvaluationChunk, what: str) -> str:

@@ -22,6 +22,7 @@ from dav_ray.batches import Batches
 from dav_ray.config import Config
 from dav_ray.errors import UserError
 from dav_ray.keys import PATH, allowed, field_of, is_key, nearest_key, required_below, show
+from dav_ray.own_targets import make_absolute
 from dav_ray.roles import may_change
 from dav_ray.secrets import hide
 from dav_ray.tree import Mistakes, Tree, assign, escaped, parse, resolved
@@ -138,6 +139,7 @@ def _build(name: str, typed: Tree, folder: Path, mistakes: Mistakes) -> Recipe:
     if isinstance(tree.get("prompts"), str):
         typed = {key: value for key, value in typed.items() if key != "prompts"}  # the prompts are stored, not the path
         tree["prompts"] = _read_prompts(tree["prompts"], folder, mistakes)
+    make_absolute(tree, folder)
     config = _validated(tree, mistakes)
     if config is not None:
         mistakes |= {line: line for line in _secret_mistakes(config)}

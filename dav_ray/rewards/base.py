@@ -75,7 +75,9 @@ def evaluate(reward: Reward, samples: np.ndarray, conditions: Sequence[str], gra
 def check(scored: Scored, num: int, *, reward: str, chunk: str, asked: Asked | None = None) -> np.ndarray:
     """The values [num] float64. RewardError where the reward raised, or gave a wrong shape, a NaN or plus infinity."""
     if scored.error is not None:
-        raise _fault(asked, reward, chunk, scored.error, "raised")
+        fault = _fault(asked, reward, chunk, scored.error, "raised")
+        fault.trace = scored.trace
+        raise fault
     values = cast(np.ndarray, scored.values)
     if values.shape != (num,):
         raise _fault(asked, reward, chunk, f"shape {list(values.shape)} where [{num}] is needed", "shape")

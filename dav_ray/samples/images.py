@@ -34,9 +34,9 @@ class Images:
             from dav_ray.rewards.digits import DigitReader
 
             return DigitReader.load().features
-        from dav_ray.rewards.registry import resolve
+        from dav_ray.rewards.registry import features
 
-        return resolve(self._features)()
+        return features(self._features)
 
     def columns(self, diffusion: Any, samples: Tensor, chunk: EvaluationChunk) -> dict[str, pa.Array]:
         """image: PNG."""

@@ -34,9 +34,9 @@ class Sequences:
         """module.path:Name called on tokens [B, L] int64; auto: none, diversity is in edits."""
         if self._config.features == "auto":
             return None
-        from dav_ray.rewards.registry import resolve
+        from dav_ray.rewards.registry import features
 
-        return resolve(self._config.features)()
+        return features(self._config.features)
 
     def columns(self, diffusion: Any, samples: Tensor, chunk: EvaluationChunk) -> dict[str, pa.Array]:
         """sequence: text; elbo: nats per sequence under the pretrained model, a sample's draws being its seed's."""

@@ -13,8 +13,10 @@ from ray import exceptions
 
 from dav_ray.config import Config
 from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
+from dav_ray.failures import TRACE
 from dav_ray.lives import Answer, Life
 from dav_ray.reward_columns import PREFIX, shown
+from dav_ray.tracebacks import innermost
 from dav_ray.types import Chunk, Cost, EvaluationChunk, Trajectories
 
 if TYPE_CHECKING:
@@ -200,14 +202,18 @@ class SearchActor:
 
         name = type(error).__name__
         fault = error
-        if not isinstance(fault, DataError):
-            fault = DataError("search", f"chunk {chunk.name} on {self._name()}: {name}: {error}", name)
         trace = "".join(traceback.format_exception(error))
+        if not isinstance(fault, DataError):
+            words = f"chunk {chunk.name} on {self._name()}: {name}: {error} ({innermost(error)})"
+            fault = DataError("search", words, name)
+            fault.trace = trace[-TRACE:]
         try:
             scene = Scene(self._name(), self._life.node, self._life.pid, trace, library_versions())
             return keep(self._storage, chunk, fault, scene)
         except (OSError, DavRayError) as unkept:
-            return DataError(fault.role, f"{fault.words}; evidence could not be kept: {unkept}", fault.what, fault.rows)
+            bare = DataError(fault.role, f"{fault.words}; evidence could not be kept: {unkept}", fault.what, fault.rows)
+            bare.trace = fault.trace
+            return bare
 
     def _name(self) -> str:
         return ray.get_runtime_context().get_actor_name() or "a search worker"
