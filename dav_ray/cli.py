@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dav_ray import __version__
+from dav_ray.cli_try_reward import try_reward
 from dav_ray.errors import RewardError, RunError, UserError
 from dav_ray.secrets import hide, printable
 
@@ -166,6 +167,9 @@ def doctor(
     typer.echo(render(findings))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+app.command(name="try-reward")(try_reward)
 
 
 @app.command()

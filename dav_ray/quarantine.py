@@ -24,6 +24,7 @@ from dav_ray.errors import DataError, UserError
 from dav_ray.rewards.base import Asked, Scored, evaluate
 from dav_ray.secrets import hidden, printable
 from dav_ray.storage import Storage, open_storage
+from dav_ray.tracebacks import own_part
 from dav_ray.types import Chunk, EvaluationChunk
 
 FOLDER = "quarantine"
@@ -103,6 +104,11 @@ def evidence(asked: Asked, rows: Sequence[int]) -> dict[str, np.ndarray]:
 
 def look_again(place: str) -> list[str]:
     """What the run's rewards say of kept samples now, a line for each sample. UserError if there are none."""
+    return [line for line, _ in asked_again(place)]
+
+
+def asked_again(place: str) -> list[tuple[str, bool]]:
+    """The same, each with whether it is a number; before an answer that is none the user's own traceback."""
     from dav_ray.recipe import from_yaml
     from dav_ray.rewards.registry import build
 
@@ -116,12 +122,13 @@ def look_again(place: str) -> list[str]:
         words = f"holds no samples ({type(error).__name__}: {error})"
         raise UserError(f"{place}: {words}; allowed: RUN_DIR/{FOLDER}/NAME.json of a reward's failure") from error
     samples, conditions = held["samples"], [str(text) for text in held["condition"]]
-    lines = []
+    lines: list[tuple[str, bool]] = []
     for reward in config.reward:
         scored = evaluate(build(reward.kind, dict(reward.args), "cpu"), samples, conditions, False)
         said = [scored.error] * len(samples) if scored.values is None else scored.values.tolist()
+        lines += [(line, True) for line in own_part(scored.trace)]
         lines += [
-            f"{reward.label}: sample {row}, {condition!r}: {value}"
+            (f"{reward.label}: sample {row}, {condition!r}: {value}", isinstance(value, float) and value < float("inf"))
             for row, condition, value in zip(held["row"], conditions, said, strict=True)
         ]
     return lines

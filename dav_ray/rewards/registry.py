@@ -22,6 +22,9 @@ BUILTIN: dict[str, str] = {
     "ehrlich": "dav_ray.rewards.ehrlich:Ehrlich",
 }
 
+# those that score sequences, not images
+SEQUENCES = frozenset({"torch_oracle", "enformer", "gc_content", "gc_window", "motif_score", "ehrlich"})
+
 # the argument of a built-in reward that names a file it reads
 FILES: dict[str, str] = {"enformer": "checkpoint", "torch_oracle": "weights"}
 
