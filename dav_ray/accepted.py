@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 from dav_ray import buffer
 from dav_ray.errors import RunError
 from dav_ray.manifest import ManifestStore, Shard, ShardLost
+from dav_ray.reward_columns import PREFIX, accepted_means, shown, with_columns
 from dav_ray.search.weights import log_z, normalise
 from dav_ray.storage import open_storage
 from dav_ray.types import Cost
@@ -30,13 +31,16 @@ class Accepted:
     log_weights: Sequence[float] | None
     ess: Sequence[float]
     nfe: float  # per trajectory
+    each: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # of several rewards, by name
 
 
-def load_shard(uri: str, shard: Shard) -> tuple[pa.Table | None, tuple[Any, ...] | ShardLost]:
+def load_shard(
+    uri: str, shard: Shard, rewards: Sequence[str] = ()
+) -> tuple[pa.Table | None, tuple[Any, ...] | ShardLost]:
     """A committed shard, its checksum verified, and what `Accepted` holds of it beside index, table and shard; or what
-    has become of it."""
+    has become of it. rewards: their names."""
     try:
-        table = buffer.decode(ManifestStore(open_storage(uri)).verify(shard))
+        table = with_columns(buffer.decode(ManifestStore(open_storage(uri)).verify(shard)), rewards)
     except ShardLost as lost:
         return None, lost
     names = ("trajectory", "condition", "reward", "log_weight", "ess", "nfe")
@@ -49,6 +53,7 @@ def load_shard(uri: str, shard: Shard) -> tuple[pa.Table | None, tuple[Any, ...]
         weights,
         column["ess"],
         column["nfe"][0],
+        {name: table.column(f"{PREFIX}{name}").to_pylist() for name in shown(rewards)},
     )
 
 
@@ -86,6 +91,7 @@ def search_metrics(found: Sequence[Accepted], cost: Cost, seconds: float, search
         "search/samples_per_s": searched / max(seconds, 1e-9),
         "time/estep_s": seconds,
     }
+    values |= accepted_means({name: [v for f in found for v in f.each.get(name, ())] for name in _told_apart(found)})
     weights = log_weights(found)
     if weights is not None:
         conditions = [c for f in found for c in f.conditions]
@@ -93,3 +99,8 @@ def search_metrics(found: Sequence[Accepted], cost: Cost, seconds: float, search
         values["search/weight_ess"] = float(w.sum() ** 2 / max((w * w).sum(), 1e-300))
         values["search/log_z"] = log_z(weights, conditions)
     return values
+
+
+def _told_apart(found: Sequence[Accepted]) -> list[str]:
+    """Names of rewards of which a chunk has values of their own."""
+    return list(dict.fromkeys(name for f in found for name in f.each))

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dav_ray import reward_columns
 from dav_ray.manifest import buffer_folder
 from dav_ray.samples.arrays import stored, stored_sample
 from dav_ray.sequences import Alphabet
@@ -43,8 +44,12 @@ def read_tensors(table: pa.Table, name: str) -> np.ndarray:
     return np.stack(rows) if rows else np.empty((0, *shape), dtype)
 
 
-def to_table(chunk: Chunk, found: Trajectories, alphabet: Alphabet | None = None) -> pa.Table:
+def to_table(
+    chunk: Chunk, found: Trajectories, alphabet: Alphabet | None = None, rewards: Sequence[str] = ()
+) -> pa.Table:
     """The rows of a chunk; their size does not grow with M.
+
+    rewards: their names; reward/<name>: what each of several said of the sample, unweighted.
 
     sample: uint8, [H, W, 3] pixels or [L] tokens; states: [T+1, *event], x_T first, float32 latents or uint8 tokens;
     targets (where the search gives any): [T, ...] float32, or uint8 tokens; sequence: text, given the alphabet.
@@ -59,6 +64,7 @@ def to_table(chunk: Chunk, found: Trajectories, alphabet: Alphabet | None = None
         "seed": pa.array([chunk.seed] * num, pa.int64()),
         "condition": pa.array(chunk.conditions, pa.string()),
         "reward": pa.array(found.reward.numpy(), pa.float64()),
+        **({} if found.each is None else reward_columns.columns(rewards, found.each.numpy())),
         "log_weight": pa.array([None] * num if found.log_weight is None else found.log_weight.tolist(), pa.float64()),
         "ess": pa.array(found.ess.numpy(), pa.float64()),
         "nfe": pa.array([nfe] * num, pa.float64()),
@@ -108,4 +114,5 @@ def shard_path(round: int, chunk: int, sha256: str) -> str:
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables).combine_chunks()
+    """Of one run; columns that an older release did not write are null there."""
+    return pa.concat_tables(tables, promote_options="default").combine_chunks()

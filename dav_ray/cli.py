@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dav_ray import __version__
-from dav_ray.errors import RunError, UserError
+from dav_ray.cli_try_reward import try_reward
+from dav_ray.errors import RewardError, RunError, UserError
 from dav_ray.secrets import hide, printable
 
 if TYPE_CHECKING:
@@ -174,6 +174,9 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command(name="try-reward")(try_reward)
+
+
 @app.command()
 def config() -> None:
     """Print every configuration key: default, what is allowed, meaning."""
@@ -192,18 +195,20 @@ def _exit_codes(run_dir: str | None = None) -> Iterator[None]:
             _complain(line)
         raise _leaving(2) from None
     except RunError as error:
-        log = f" (log: {_join(run_dir, 'events.jsonl')})" if run_dir else ""
-        _complain(f"{error.role}: {error.cause}{log}")
+        _show_trace(error)
+        _complain(f"{error.role}: {error.cause}{_further(error, run_dir) if run_dir else ''}")
         raise _leaving(1) from None
     except OSError as error:
+        _show_trace(error)
         _complain(f"storage: {type(error).__name__}: {error}")
         raise _leaving(1) from None
     except Exception as error:  # the last gate: a user sees a line, never a traceback
-        if TRACEBACK in os.environ:
-            raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-        _complain(f"unexpected: {type(error).__name__}: {error} ({place}; {TRACEBACK}=1 shows the traceback)")
+        from dav_ray.tracebacks import innermost
+
+        _show_trace(error)
+        _complain(
+            f"unexpected: {type(error).__name__}: {error} ({innermost(error)}; {TRACEBACK}=1 shows the traceback)"
+        )
         raise _leaving(1) from None
 
 
@@ -220,6 +225,24 @@ def _leaving(code: int) -> typer.Exit:
 
 def _complain(line: str) -> None:
     typer.echo(f"dav-ray: {printable(' '.join(line.split()))}", err=True)
+
+
+def _show_trace(error: BaseException) -> None:
+    """Where the user's own code failed, or all that is known where TRACEBACK asks for it."""
+    from dav_ray.tracebacks import shown
+
+    for line in shown(error, whole=TRACEBACK in os.environ):
+        typer.echo(line, err=True)
+
+
+def _further(error: RunError, run_dir: str) -> str:
+    """Where to look, and how to ask a reward again."""
+    words = [f"log: {_join(run_dir, 'events.jsonl')}"]
+    if isinstance(error, RewardError) and error.kept is not None:
+        from dav_ray.quarantine import again
+
+        words.append(f"ask again: {again(_join(run_dir, error.kept))}")
+    return f" ({'; '.join(words)})"
 
 
 def _announce(config: Config) -> None:

@@ -38,6 +38,7 @@ from dav_ray.retention import Retention, sweep_leftovers
 from dav_ray.run_files import RunLog, write_marker
 from dav_ray.same_run import earlier_identities
 from dav_ray.storage import Storage, open_storage
+from dav_ray.tracebacks import as_field
 from dav_ray.track import Trackers
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def failures(log: RunLog) -> Iterator[None]:
     try:
         yield
     except DavRayError as error:
-        _tell(log, str(error))
+        _tell(log, str(error), **as_field(error))
         raise
     except (RayError, OSError) as error:
         cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
@@ -170,9 +171,9 @@ def failures(log: RunLog) -> Iterator[None]:
         raise RunError("driver", cause) from error
 
 
-def _tell(log: RunLog, cause: str) -> None:
+def _tell(log: RunLog, cause: str, **fields: str) -> None:
     with contextlib.suppress(DavRayError, OSError):  # the store may be what failed
-        log.event("run_failed", cause=cause)
+        log.event("run_failed", cause=cause, **fields)
 
 
 @contextlib.contextmanager

@@ -30,10 +30,13 @@ class UserError(DavRayError):
 
 
 class RunError(DavRayError):
-    """The run failed (exit code 1); `role` is what failed: search, reward, train, driver or storage."""
+    """The run failed (exit code 1); `role` is what failed: search, reward, train, driver or storage.
+
+    trace: the traceback of where it began, which may be another process; set by who raises it."""
 
     role: str
     cause: str
+    trace: str | None = None
 
     def __init__(self, role: str, cause: str) -> None:
         self.role = role
@@ -64,10 +67,12 @@ class DataError(RunError):
 
     def kept_in(self, path: str) -> DataError:
         """The same, once the evidence is written."""
-        return type(self)(self.role, self.words, self.what, self.rows, path)
+        kept = type(self)(self.role, self.words, self.what, self.rows, path)
+        kept.trace = self.trace
+        return kept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.role, self.words, self.what, self.rows, self.kept)
+        return type(self), (self.role, self.words, self.what, self.rows, self.kept), {"trace": self.trace}
 
 
 class RewardError(DataError):
@@ -90,10 +95,13 @@ class RewardError(DataError):
         self.reward, self.chunk, self.value = reward, chunk, value
 
     def kept_in(self, path: str) -> RewardError:
-        return type(self)(self.reward, self.chunk, self.value, self.what, self.rows, path)
+        kept = type(self)(self.reward, self.chunk, self.value, self.what, self.rows, path)
+        kept.trace = self.trace
+        return kept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.reward, self.chunk, self.value, self.what, self.rows, self.kept)
+        given = self.reward, self.chunk, self.value, self.what, self.rows, self.kept
+        return type(self), given, {"trace": self.trace}
 
 
 class DeviceError(RunError):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dav_ray import buffer
+from dav_ray import buffer, reward_columns
 from dav_ray.config import Config
+from dav_ray.reward_columns import EVALUATED
 from dav_ray.samples.base import Features, SampleKind, finite, sample_kind
 from dav_ray.schedule import spans
 from dav_ray.types import EvaluationChunk
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dav_ray.diffusion.base import Diffusion, Kernel
-    from dav_ray.search.base import Scorer
+    from dav_ray.rewards.base import Scorer
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def evaluation_chunks(
 
 
 def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: EvaluationChunk) -> pa.Table:
-    """One row per sample: sample, seed, condition, reward, kl (or null), the columns of its kind, heldout/<name>,
-    features (where they are measured)."""
+    """One row per sample: sample, seed, condition, reward, reward/<name> (of several rewards), kl (or null), the
+    columns of its kind, heldout/<name>, features (where they are measured)."""
     import torch
 
     from dav_ray.noise import PipelineNoise
@@ -88,11 +89,13 @@ def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: Evaluat
     states = ancestral(diffusion, chunk.conditions, PipelineNoise(chunk.seeds), path)
     samples = diffusion.decode(states[-1], chunk.conditions)
     num = len(chunk.conditions)
+    total, each = scorer.score_each(samples, chunk.conditions)
     columns: dict[str, Any] = {
         "sample": pa.array(chunk.samples, pa.int64()),
         "seed": pa.array(chunk.seeds, pa.int64()),
         "condition": pa.array(chunk.conditions, pa.string()),
-        "reward": pa.array(scorer.score(samples, chunk.conditions).numpy(), pa.float64()),
+        "reward": pa.array(total.numpy(), pa.float64()),
+        **reward_columns.columns(scorer.names, each.numpy()),
         "kl": pa.array([None] * num if path is None else path.total.tolist(), pa.float64()),
         **judges.kind.columns(diffusion, samples, chunk),
     }
@@ -122,6 +125,7 @@ def summarise(table: pa.Table, kind: SampleKind) -> dict[str, float]:
     if len(reward):
         metrics |= {"evaluate/reward_mean": float(reward.mean()), "evaluate/reward_std": float(reward.std())}
         metrics["median/reward"] = float(np.median(reward))
+    metrics |= reward_columns.evaluated(table)
     if len(reward) < table.num_rows:
         metrics["evaluate/feasible"] = len(reward) / table.num_rows
     for name in table.column_names:
@@ -156,6 +160,7 @@ def one_line(round: int, metrics: dict[str, float], first: str = "pretrained") -
         "diversity/edit_distance": "edit distance",
         "diversity/unique": "unique",
     }
+    shown |= {n: n.removeprefix(EVALUATED[0]) for n in metrics if n.startswith(EVALUATED[0])}
     parts = [
         f"{shown.get(name, name)} {value:.4g}"
         for name, value in metrics.items()

@@ -14,6 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dav_ray.errors import DavRayError, RunError, UserError
 
+TRACE = 8000  # characters of a traceback that are kept, the last ones
+
 
 def unwrap(error: BaseException) -> BaseException:
     """The exception behind what `ray.get` raised."""
@@ -31,7 +33,9 @@ def start_failure(role: str, name: str, error: BaseException) -> DavRayError:
     for number, line in enumerate(lines):
         if line.startswith(mark):  # an actor's constructor raised it: Ray keeps the words alone
             return UserError([line.removeprefix(mark), *lines[number + 1 :]])
-    return RunError(role, f"{name} did not start: {lines[-1] if lines else type(cause).__name__}")
+    failure = RunError(role, f"{name} did not start: {lines[-1] if lines else type(cause).__name__}")
+    failure.trace = str(error)[-TRACE:]
+    return failure
 
 
 def end_process(node: str, pid: int) -> None:

@@ -9,6 +9,7 @@ from dav_ray.config import Config
 from dav_ray.keys import PATH, show
 from dav_ray.module_path import on_path
 from dav_ray.own_modules import module_file
+from dav_ray.own_targets import is_file, split
 from dav_ray.reward_checks import DEEPEST, as_reward, factors
 from dav_ray.rewards.options import Reward
 
@@ -21,7 +22,7 @@ def announced(config: Config) -> list[str]:
         for i, reward in enumerate(rewards):
             lines += _of_reward(key if len(rewards) == 1 else f"{key}[{i}]", reward)
     if ":" in config.evaluate.features:
-        lines.append(_import("evaluate.features", config.evaluate.features))
+        lines.append(said_import("evaluate.features", config.evaluate.features))
     roles = config.roles
     for name, role in (("search", roles.search), ("reward", roles.reward), ("train", roles.train)):
         lines += _environment(f"roles.{name}", role)
@@ -34,10 +35,10 @@ def _of_reward(key: str, reward: Reward, depth: int = 0) -> Iterator[str]:
     if reward.role is not None:
         yield from _environment(f"{key}.role", reward.role)
     if ":" in reward.kind:
-        yield _import(f"{key}.kind", reward.kind, reward.python)
+        yield said_import(f"{key}.kind", reward.kind, reward.python)
     model = reward.args.get("model") if reward.kind == "torch_oracle" else None
     if isinstance(model, str) and ":" in model and not model.startswith("dav_ray."):
-        yield _import(f"{key}.args.model", model, reward.python)
+        yield said_import(f"{key}.args.model", model, reward.python)
     for name, entry in factors(key, reward):
         if (factor := as_reward(entry)) and depth < DEEPEST:
             yield from _of_reward(name, factor, depth + 1)
@@ -50,8 +51,11 @@ def _environment(key: str, role: Any) -> Iterator[str]:
             yield f"runs {show(value, PATH)} ({key}.{name})"
 
 
-def _import(key: str, target: str, python: str | None = None) -> str:
-    module = target.partition(":")[0]
+def said_import(key: str, target: str, python: str | None = None) -> str:
+    """That a class or function of the user's own is imported, and from where."""
+    module, _ = split(target)
+    if is_file(target):
+        return f"imports {show(target, PATH)} ({key})"
     found = None if python else module_file(module)
     where = found or (f"where {show(python, PATH)} finds it" if python else "not found here")
     return f"imports {show(target)} from {where} ({key})"

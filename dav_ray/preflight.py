@@ -15,7 +15,7 @@ from dav_ray.model_folder import model_mistakes, model_path
 from dav_ray.module_path import on_path
 from dav_ray.placement_checks import role_mistakes
 from dav_ray.recipe import Recipe
-from dav_ray.reward_checks import import_class, known, reward_mistakes
+from dav_ray.reward_checks import import_own, known, reward_mistakes
 from dav_ray.same_run import check_same
 from dav_ray.storage import open_storage
 from dav_ray.track import tracker_mistakes
@@ -138,8 +138,8 @@ def _features_mistakes(config: Config) -> Iterator[str]:
     names = FEATURES[:1] if config.model.kind == "masked" else FEATURES
     if ":" in features:
         try:
-            import_class(features)
+            import_own(features)
         except ValueError as error:
-            yield f"evaluate.features = {show(features)}: {error}"
+            yield f"evaluate.features = {show(features, PATH)}: {error}"
     elif features not in names:
         yield f"evaluate.features = {show(features)}: unknown features; {known(features, names)}"

@@ -29,6 +29,10 @@ RECORDS = {
     "time/mstep_s": "Seconds of the round's training.",
 }
 FAMILIES = {  # record's first word -> tag for its last, meaning
+    "reward": (
+        "reward",
+        "Each of several rewards of accepted samples, unweighted, mean of the finite ones.",
+    ),
     "util": ("role", "Busy share of the role's actors."),
     "diversity": ("measure", "Diversity of fresh samples without search."),
     "heldout": ("measure", "Held-out measures of fresh samples without search."),
@@ -72,10 +76,10 @@ class Prometheus:
         """A record of metrics.jsonl."""
         for record, value in values.items():
             family, _, last = record.partition("/")
-            if family in FAMILIES:
-                self._set(f"dav_{family}", value, {FAMILIES[family][0]: last})
-            elif record in RECORDS:
+            if record in RECORDS:
                 self._set(f"dav_{record.replace('/', '_')}", value, {})
+            elif family in FAMILIES and record != "reward/infeasible":  # a count, no reward
+                self._set(f"dav_{family}", value, {FAMILIES[family][0]: last})
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
         """An event of events.jsonl: some tell how far the run is."""

@@ -1,6 +1,6 @@
 """Evidence of data that ended a run: `quarantine/round-0003-chunk-00012-nan.json`, and beside it the samples, `.npz`.
 
-    python -m dav_ray.quarantine RUN_DIR/quarantine/FILE.json    scores the samples again, once a reward is mended
+    dav-ray try-reward --again RUN_DIR/quarantine/FILE.json    scores the samples again, once a reward is mended
 
 Nothing of it is ever read by a run: the chunk is searched again when the run goes on.
 """
@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from dav_ray.errors import DataError, UserError
 from dav_ray.rewards.base import Asked, Scored, evaluate
 from dav_ray.secrets import hidden, printable
 from dav_ray.storage import Storage, open_storage
+from dav_ray.tracebacks import own_part
 from dav_ray.types import Chunk, EvaluationChunk
 
 FOLDER = "quarantine"
@@ -62,10 +64,15 @@ def keep(storage: Storage, chunk: Chunk | EvaluationChunk, error: DataError, sce
             "kept": len(arrays["row"]),
             "asked": len(asked.conditions),
             "answers": [_in_words(*both) for both in zip(asked.rewards, asked.answers, strict=False)],
-            "again": f"python -m dav_ray.quarantine {storage.uri}/{path}.json",
+            "again": again(f"{storage.uri}/{path}.json"),
         }
     storage.write(f"{path}.json", json.dumps(hidden(record), indent=2).encode())  # last: it stands for the whole
     return error.kept_in(f"{path}.json")
+
+
+def again(place: str) -> str:
+    """The command that asks the rewards again about the samples that this file names."""
+    return f"dav-ray try-reward --again {shlex.quote(place)}"
 
 
 def evidence_path(chunk: Chunk | EvaluationChunk, what: str) -> str:
@@ -97,6 +104,11 @@ def evidence(asked: Asked, rows: Sequence[int]) -> dict[str, np.ndarray]:
 
 def look_again(place: str) -> list[str]:
     """What the run's rewards say of kept samples now, a line for each sample. UserError if there are none."""
+    return [line for line, _ in asked_again(place)]
+
+
+def asked_again(place: str) -> list[tuple[str, bool]]:
+    """The same, each with whether it is a number; before an answer that is none the user's own traceback."""
     from dav_ray.module_path import on_path
     from dav_ray.recipe import from_yaml
     from dav_ray.rewards.registry import build
@@ -112,12 +124,13 @@ def look_again(place: str) -> list[str]:
         raise UserError(f"{place}: {words}; allowed: RUN_DIR/{FOLDER}/NAME.json of a reward's failure") from error
     on_path(config.modules)
     samples, conditions = held["samples"], [str(text) for text in held["condition"]]
-    lines = []
+    lines: list[tuple[str, bool]] = []
     for reward in config.reward:
         scored = evaluate(build(reward.kind, dict(reward.args), "cpu"), samples, conditions, False)
         said = [scored.error] * len(samples) if scored.values is None else scored.values.tolist()
+        lines += [(line, True) for line in own_part(scored.trace)]
         lines += [
-            f"{reward.label}: sample {row}, {condition!r}: {value}"
+            (f"{reward.label}: sample {row}, {condition!r}: {value}", isinstance(value, float) and value < float("inf"))
             for row, condition, value in zip(held["row"], conditions, said, strict=True)
         ]
     return lines

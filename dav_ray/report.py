@@ -23,6 +23,7 @@ from dav_ray.report_charts import curves, reward_against_diversity, reward_histo
 from dav_ray.report_data import RunData, Sample, load_run, load_samples, short_name, thin
 from dav_ray.report_sequences import sequence_report
 from dav_ray.report_sizes import sizes_in_words
+from dav_ray.reward_columns import EVALUATED
 from dav_ray.shown_samples import CELL, THUMBNAIL, choose_columns
 from dav_ray.storage import Storage, open_storage
 
@@ -116,7 +117,11 @@ def _template() -> Template:
 
 def reward_rise(run: RunData) -> float | None:
     """Rise of the mean reward without search, in standard deviations of the pretrained model's samples."""
-    mean, sd = run.series("evaluate/reward_mean"), run.series("evaluate/reward_std").get(0)
+    return _rise(run, "evaluate/reward_mean", "evaluate/reward_std")
+
+
+def _rise(run: RunData, mean_name: str, sd_name: str) -> float | None:
+    mean, sd = run.series(mean_name), run.series(sd_name).get(0)
     last = run.evaluated[-1] if run.evaluated else 0
     if last == 0 or not {0, last} <= mean.keys() or not sd:
         return None
@@ -129,9 +134,10 @@ def headline(run: RunData) -> list[HeadlineRow]:
     if not run.evaluated:
         return []
     last = run.evaluated[-1]
-    rise = reward_rise(run)
     reward = f"Reward: {run.reward_label}"
-    rows = [HeadlineRow(reward, _mean_sd(run, 0), _mean_sd(run, last) if last else "", _signed(rise, " sd"))]
+    rows = [_reward_row(run, reward, "evaluate/reward_mean", "evaluate/reward_std", last)]
+    for name in run.rewards:
+        rows.append(_reward_row(run, f"Reward {name}", f"{EVALUATED[0]}{name}", f"{EVALUATED[1]}{name}", last))
     if run.sequences:
         rows.append(_difference(run, "median/reward", f"{reward}, median", last))
         if run.series("evaluate/feasible"):
@@ -197,8 +203,13 @@ def _row(measure: str, first: float | None, now: float | None, last: int, change
     return HeadlineRow(measure, number(first), number(now) if last else "", change if last else "")
 
 
-def _mean_sd(run: RunData, round_: int) -> str:
-    mean, sd = (run.series(f"evaluate/reward_{kind}").get(round_) for kind in ("mean", "std"))
+def _reward_row(run: RunData, label: str, mean: str, sd: str, last: int) -> HeadlineRow:
+    """Mean and standard deviation, and the rise in those of round 0."""
+    first, now = (_mean_sd(run.series(mean).get(r), run.series(sd).get(r)) for r in (0, last))
+    return HeadlineRow(label, first, now if last else "", _signed(_rise(run, mean, sd), " sd"))
+
+
+def _mean_sd(mean: float | None, sd: float | None) -> str:
     return number(mean) if mean is None or sd is None else f"{number(mean)} ± {number(sd)}"
 
 

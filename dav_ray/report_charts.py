@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dav_ray.report_data import NAMES, RunData, Series, short_name
+from dav_ray.reward_columns import EVALUATED, PREFIX
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f7fd0", "#e08a3c", "#3fa377", "#9270c9", "#8a929c"
 BAND = "rgba(63, 127, 208, 0.16)"
@@ -37,7 +38,9 @@ class Chart:
 
 def curves(run: RunData) -> list[Chart]:
     """All curves over rounds for which the run has numbers."""
-    charts = [_reward(run), *(_heldout(run, name) for name in run.heldout), _diversity(run)]
+    mean, sd = run.series("evaluate/reward_mean"), run.series("evaluate/reward_std")
+    charts = [_reward(f"Reward: {run.reward_label}", mean, sd, run.series("reward/mean")), *_rewards(run)]
+    charts += [*(_heldout(run, name) for name in run.heldout), _diversity(run)]
     for name, title, axis in SINGLE:
         charts.append(_lines(title, axis, {title: run.series(name)}))
     charts.append(_times(run))
@@ -118,12 +121,10 @@ def edit_distance_histogram(distances: dict[int, np.ndarray], first: str = "pret
     return _chart(figure, "All pairs of fresh samples. A peak at 0 is one sequence drawn many times.")
 
 
-def _reward(run: RunData) -> Chart | None:
-    mean, sd = run.series("evaluate/reward_mean"), run.series("evaluate/reward_std")
-    accepted = run.series("reward/mean")
+def _reward(title: str, mean: Series, sd: Series, accepted: Series) -> Chart | None:
     if not mean and not accepted:
         return None
-    figure = _figure(f"Reward: {run.reward_label}", "round", REWARD_AXIS)
+    figure = _figure(title, "round", REWARD_AXIS)
     band = [r for r in mean if r in sd]
     if band:
         edge = [mean[r] + sd[r] for r in band] + [mean[r] - sd[r] for r in reversed(band)]
@@ -136,6 +137,21 @@ def _reward(run: RunData) -> Chart | None:
     _round_axis(figure, [*mean, *accepted])
     figure.update_layout(showlegend=True)
     return _chart(figure, "Without search: the model after the round. Accepted: found with the model before it.")
+
+
+def _rewards(run: RunData) -> list[Chart | None]:
+    """Each of several rewards, and all of them in one unit: what one gains at the cost of another."""
+    rises: dict[str, Series] = {}
+    charts: list[Chart | None] = []
+    for name in run.rewards:
+        mean, sd = (run.series(f"{prefix}{name}") for prefix in EVALUATED)
+        charts.append(_reward(f"Reward {name}", mean, sd, run.series(f"{PREFIX}{name}")))
+        if 0 in mean and sd.get(0):
+            rises[name] = {r: (value - mean[0]) / sd[0] for r, value in mean.items()}
+    if len(rises) > 1:
+        caption = "Unweighted, without search: where one falls while another rises, they conflict."
+        charts.append(_lines("Rewards against each other", "rise (sd of the pretrained model)", rises, caption))
+    return charts
 
 
 def _heldout(run: RunData, name: str) -> Chart | None:

@@ -18,6 +18,7 @@ from dav_ray.errors import RunError, UserError
 from dav_ray.manifest import ManifestStore, Shard, round_manifest_path
 from dav_ray.masked_model import CHECKPOINTS_ALPHABET
 from dav_ray.parsing import parse_object
+from dav_ray.reward_columns import EVALUATED
 from dav_ray.rewards.options import Reward
 from dav_ray.run_files import metric_rows
 from dav_ray.sequences import Alphabet
@@ -69,6 +70,11 @@ class RunData:
     def heldout(self) -> list[str]:
         """Held-out measures; the KL shares their prefix and is shown on its own."""
         return [name for name in self.names("heldout/") if name != "heldout/kl"]
+
+    @property
+    def rewards(self) -> list[str]:
+        """Names of the rewards that are told apart; none where there is one."""
+        return [name.removeprefix(EVALUATED[0]) for name in self.names(EVALUATED[0])]
 
     @property
     def sequences(self) -> bool:

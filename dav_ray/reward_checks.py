@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from dav_ray.keys import PATH, show
+from dav_ray.own_targets import RULE, is_file, load_file, split
 from dav_ray.rewards.options import Reward
 
 INTERPRETER_TIMEOUT_S = 60.0
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 MEASURES = ("kl", "elbo", "kmer_correlation", "reward")  # metrics of these names are not rewards'
+TAKEN = ("infeasible", "mean", "std")  # reward/<name> of the weighted sum
 DEEPEST = 8  # products within products
 
 
@@ -48,15 +51,17 @@ def as_reward(entry: Any) -> Reward | None:
     return Reward(kind=entry["kind"], args=args) if isinstance(args, dict) else None
 
 
-def import_class(target: str) -> type:
-    """The class behind a user's `module.path:Name`. Raises ValueError saying why there is none."""
-    module_name, _, name = target.partition(":")
-    if not all(part.isidentifier() for part in module_name.split(".")) or not name.isidentifier():
-        raise ValueError("allowed: module.path:Name")
+def import_own(target: str) -> Any:
+    """The class or function behind a user's `module.path:Name` or `file.py:Name`. ValueError: why there is none."""
+    module_name, name = split(target)
+    if not (is_file(target) or all(part.isidentifier() for part in module_name.split("."))) or not name.isidentifier():
+        raise ValueError(f"allowed: {RULE}")
+    if is_file(target):
+        _check_file(module_name)
     if os.getcwd() not in sys.path:  # the command, unlike `python -m`, does not put the user's folder there
         sys.path.append(os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        module = load_file(module_name) if is_file(target) else importlib.import_module(module_name)
         public = [public for public in vars(module) if not public.startswith("_")]
         found = getattr(module, name) if hasattr(module, name) else None
     except KeyboardInterrupt:
@@ -67,11 +72,26 @@ def import_class(target: str) -> type:
         ) from None
     if found is None:
         close = difflib.get_close_matches(name, public, n=1)
-        hint = f"did you mean {close[0]}?" if close else "allowed: module.path:Name"
+        hint = f"did you mean {close[0]}?" if close else f"allowed: {RULE}"
         raise ValueError(f"{module_name} has no {name}; {hint}")
-    if not inspect.isclass(found):
-        raise ValueError(f"{name} is no class; allowed: a class whose instances are called with (samples, conditions)")
+    if not callable(found):
+        raise ValueError(
+            f"{name} is no class and no function; allowed: a class whose instances are called with (samples, "
+            "conditions), or a function of them"
+        )
     return found
+
+
+def _check_file(place: str) -> None:
+    from dav_ray.preflight import inside_submitted_job
+
+    if not os.path.isfile(place):
+        raise ValueError(f"no such file; allowed: {RULE}")
+    if inside_submitted_job() and Path(os.getcwd()) in Path(place).parents:
+        raise ValueError(
+            "lies in a job's working directory, which is a temporary copy; allowed: module.path:Name, which is found "
+            "there, or an absolute path that all nodes share"
+        )
 
 
 def known(name: str, names: Any) -> str:
@@ -88,13 +108,13 @@ def _class_mistakes(key: str, reward: Reward, gradient: bool, depth: int = 0) ->
         return  # what it imports may be there alone
     try:
         if ":" in reward.kind:
-            signature, differentiable = _facts_of_class(import_class(reward.kind))
+            signature, differentiable = _facts(import_own(reward.kind))
         elif reward.kind in BUILTIN:
             signature, differentiable = _facts_of_source(BUILTIN[reward.kind])
         else:
             raise ValueError(f"unknown reward; {known(reward.kind, BUILTIN)}")
     except ValueError as error:
-        yield f"{key}.kind = {show(reward.kind)}: {error}"
+        yield f"{key}.kind = {show(reward.kind, PATH)}: {error}"
         return
     if signature:
         yield from _argument_mistakes(f"{key}.args", reward, signature)
@@ -120,9 +140,9 @@ def _in_its_place(factor: Reward, whole: Reward) -> Reward:
 
 def _module_mistakes(key: str, model: str) -> Iterator[str]:
     try:
-        import_class(model)
+        import_own(model)
     except ValueError as error:
-        yield f"{key} = {show(model)}: {str(error).replace('(samples, conditions)', 'tensors')}"
+        yield f"{key} = {show(model, PATH)}: {str(error).replace('(samples, conditions)', 'tensors')}"
 
 
 def _python_mistakes(key: str, reward: Reward, address: str) -> Iterator[str]:
@@ -193,18 +213,40 @@ def _golden_mistakes(key: str, reward: Reward) -> Iterator[str]:
 def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
     if key.startswith("evaluate") and reward.role is not None:
         yield f"{key}.role: held-out measures run inside the search workers; allowed: null"
+    if key.startswith("reward[") and reward.label in TAKEN:
+        yield f"{key}.name = {reward.label}: is the name of a metric; allowed: another name"
     if key.startswith("evaluate") and reward.label in MEASURES:
         yield f"{key}.name = {reward.label}: is the name of a measure; allowed: another name"
 
 
-def _facts_of_class(found: type) -> tuple[inspect.Signature | None, bool]:
-    """Constructor's signature, and whether there are gradients. Raises ValueError if it can't be called."""
+def _facts(found: Any) -> tuple[inspect.Signature | None, bool]:
+    """Signature of what takes the arguments (a class's constructor; a function after its two first), and whether there
+    are gradients. Raises ValueError if its objects can't be called, or it can't with samples and conditions."""
+    differentiable = bool(getattr(found, "differentiable", False))
+    if not inspect.isclass(found):
+        return _after_two(found), differentiable
     if "__call__" not in dir(found):  # callable() would say that classes are
         raise ValueError(f"{found.__name__} has no __call__; allowed: a class with __call__(self, samples, conditions)")
     try:
-        return inspect.signature(found), bool(getattr(found, "differentiable", False))
+        return inspect.signature(found), differentiable
     except (TypeError, ValueError):  # a class written in C may have no signature
-        return None, bool(getattr(found, "differentiable", False))
+        return None, differentiable
+
+
+def _after_two(function: Any) -> inspect.Signature | None:
+    """The signature of a function without samples and conditions; None where there is none to be seen."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # one written in C
+        return None
+    for _ in range(2):
+        positional = bool(parameters) and parameters[0].kind in _POSITIONAL
+        if not positional and not (parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL):
+            name = getattr(function, "__name__", "it")
+            raise ValueError(f"{name} can't be called with (samples, conditions); allowed: a function of these two")
+        parameters = parameters[1:] if positional else parameters
+    by_name = [inspect.Parameter.KEYWORD_ONLY if p.kind in _POSITIONAL else p.kind for p in parameters]
+    return inspect.Signature([p.replace(kind=kind) for p, kind in zip(parameters, by_name, strict=True)])
 
 
 def _facts_of_source(target: str) -> tuple[inspect.Signature, bool]:

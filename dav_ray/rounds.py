@@ -119,7 +119,7 @@ class Rounds:
         self._log.event("chunk_committed", round=chunk.round, chunk=meta.index, seconds=round(meta.seconds, 3))
         nfe = meta.cost.network / meta.rows
         per_row = meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess
-        return Accepted(meta.index, table, shard, *per_row, nfe)
+        return Accepted(meta.index, table, shard, *per_row, nfe, meta.each)
 
     def _chunks_of(self, round: int) -> dict[int, Accepted]:
         """The committed chunks of the open round or of the next one, by index; read back after a restart. Without those
@@ -146,7 +146,8 @@ class Rounds:
         """A round's committed chunks, read by tasks on the cluster, checksums verified; what is lost of them."""
         load: Any = ray.remote(load_shard).options(num_cpus=1, num_returns=2, max_retries=3)
         shards = self._store.current.shards_of(round)
-        refs = [load.remote(self._storage.uri, shard) for shard in shards]
+        names = [reward.label for reward in self._config.reward]
+        refs = [load.remote(self._storage.uri, shard, names) for shard in shards]
         try:
             metas = ray.get([meta for _, meta in refs], timeout=READ_S)
         except exceptions.GetTimeoutError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
+from dav_ray.reward_columns import EVALUATED
 from dav_ray.run_files import metric_rows
 from dav_ray.storage import Storage
 
@@ -53,8 +54,11 @@ def _columns(rows: list[Metrics]) -> dict[str, Callable[[Metrics, Metrics], str]
     }
     if any("evaluate/feasible" in row for row in rows):
         columns["feasible"] = lambda row, _: f"{row.get('evaluate/feasible', 1.0):.0%}"  # noted where it is not all
+    for name in dict.fromkeys(name for row in rows for name in row if name.startswith(EVALUATED[0])):
+        columns[name.removeprefix(EVALUATED[0])] = lambda row, _, name=name: _number(row, name)
     for name in dict.fromkeys(name for row in rows for name in row if name.startswith("heldout/")):
         title = SHORT.get(name) or name.removeprefix("heldout/")
+        title = f"{title} (held out)" if title in columns else title
         columns[title] = lambda row, _, name=name: _number(row, name)
     for name, title in DIVERSITY.items():
         if rows[0].get(name):

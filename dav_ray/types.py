@@ -95,6 +95,7 @@ class Trajectories:
     ess: Tensor  # [B] float64, effective number of candidates (smc: of particles), mean over steps
     cost: Cost  # of all B together
     step_ess: Tensor | None = None  # [S, B] float64, the same at each step that chooses, from t = T down
+    each: Tensor | None = None  # [B, R] float64, what each of R rewards said of x_0, unweighted; NaN: not known
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from dav_ray.failures import start_failure
 from dav_ray.lives import Answer, Life
 from dav_ray.places import log_place
 from dav_ray.run_files import RunLog
+from dav_ray.tracebacks import as_field
 
 ANSWER_S = 60.0  # longest wait for what is there already
 PING_EVERY_S = 1.0
@@ -54,6 +55,7 @@ class Workers:
         self._halvings: dict[str, int] = {}  # of the networks' batches, for want of memory
         self._bad_starts: dict[str, int] = {}  # in a row
         self._cause = ""  # why the last bad start was one
+        self._trace: str | None = None  # where that began
 
     def expect(self, names: Iterable[str], lives: Mapping[str, Life]) -> None:
         """The workers were started; these names have not answered yet, the others did, in these lives."""
@@ -141,8 +143,9 @@ class Workers:
 
     def _bad_start(self, name: str, away: _Away, error: exceptions.RayError) -> None:
         bad = self._bad_starts[name] = self._bad_starts.get(name, 0) + 1
-        self._cause = str(start_failure("search", name, error)).removeprefix("search: ")
-        self._log.event("worker_failed", worker=name, cause=self._cause)
+        failure = start_failure("search", name, error)
+        self._cause, self._trace = str(failure).removeprefix("search: "), getattr(failure, "trace", None)
+        self._log.event("worker_failed", worker=name, cause=self._cause, **as_field(failure))
         away.again = time.monotonic() + PING_EVERY_S * 2 ** (bad - 1)
         if bad == BAD_STARTS:
             away.again = math.inf
@@ -174,7 +177,9 @@ class Workers:
             return
         cause = f": {self._cause}" if self._cause else ""
         if all(away.again == math.inf for away in self.away.values()):
-            raise RunError("search", f"no worker is left{cause}")
+            gone = RunError("search", f"no worker is left{cause}")
+            gone.trace = self._trace
+            raise gone
         waited = now - max(away.since for away in self.away.values())  # since the last one went
         if waited > self._limit_s:
             words = f"no worker is left; none of {len(self.away)} came back in {waited:.0f} s"

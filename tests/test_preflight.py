@@ -35,7 +35,14 @@ class Rough:
 class Silent:
     pass
 
-def function(samples, conditions): ...
+NUMBER = 3
+
+def function(samples, conditions, scale, *, shift=0.0): ...
+
+def smooth(samples, *rest, **args): ...
+smooth.differentiable = True
+
+def alone(samples): ...
 """
 
 
@@ -92,6 +99,10 @@ def lines(*overrides: str) -> list[str]:
         ["reward={kind: target_colour, args: {colour: [1, 0, 0]}}"],
         ["reward={kind: user_rewards_a:Good, args: {scale: 2}}", "search.gradient=true"],
         ["evaluate.heldout=[{kind: digit_legibility}]", "evaluate.features=user_rewards_a:Rough"],
+        ["reward={kind: user_rewards_a:function, args: {scale: 2}}", "evaluate.features=user_rewards_a:alone"],
+        ["reward={kind: user_rewards_a:smooth, args: {x: 1}}", "search.gradient=true"],
+        ["reward={kind: ./user_rewards_a.py:Good, args: {scale: 2}}", "search.gradient=true"],
+        ["reward={kind: product, args: {rewards: [{kind: user_rewards_a.py:smooth}]}}"],
     ],
 )
 def test_right_input_passes(folder: Path, overrides: list[str]) -> None:
@@ -151,8 +162,25 @@ def test_right_input_passes(folder: Path, overrides: list[str]) -> None:
             "reward.kind = user_rewards_a:Goood: user_rewards_a has no Goood; did",
         ),
         (
+            ["reward={kind: user_rewards_a:NUMBER}"],
+            "reward.kind = user_rewards_a:NUMBER: NUMBER is no class and no function",
+        ),
+        (
+            ["reward={kind: user_rewards_a:function, args: {scale: 1, depth: 2}}"],
+            'reward.args = {"scale": 1, "depth": 2}: function: got an unexpected keyword argument '
+            "'depth'; allowed: scale, shift",
+        ),
+        (
             ["reward={kind: user_rewards_a:function}"],
-            "reward.kind = user_rewards_a:function: function is no class",
+            "reward.args = {}: function: missing a required argument: 'scale'; allowed: scale, shift",
+        ),
+        (
+            ["reward={kind: user_rewards_a:function, args: {scale: 2}}", "search.gradient=true"],
+            "search.gradient = true: function has no gradient; allowed: false, or a reward with",
+        ),
+        (
+            ["reward={kind: user_rewards_a:alone}"],
+            "reward.kind = user_rewards_a:alone: alone can't be called with (samples, conditions); allowed: a function",
         ),
         (
             ["reward={kind: user_rewards_a:Silent}"],

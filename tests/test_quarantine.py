@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,7 +83,8 @@ def test_the_evidence_says_what_was_asked_and_answered(storage: Storage) -> None
     assert (record["worker"], record["node"], record["pid"]) == ("search-0-1", "f00", 4711)
     assert record["trace"] == "Traceback: ..." and record["versions"] == {"dav_ray": "1"}
     assert [answer["reward"] for answer in record["answers"]] == ["fine", "judge"]
-    assert record["again"] == f"python -m dav_ray.quarantine {storage.uri}/quarantine/round-0003-chunk-00012-nan.json"
+    place = shlex.quote(f"{storage.uri}/quarantine/round-0003-chunk-00012-nan.json")
+    assert record["again"] == f"dav-ray try-reward --again {place}"
     assert arrays["samples"].tolist() == [[4, 5, 6, 7]]
     assert (arrays["row"].tolist(), arrays["condition"].tolist()) == ([1], ["b"])
     assert arrays["value/0"].tolist() == [22.0] and np.isnan(arrays["value/1"]).tolist() == [True]
@@ -214,7 +216,7 @@ def test_a_reward_that_fails_for_one_sample_stops_the_run_which_goes_on_once_it_
     before = {shard["path"]: shard["sha256"] for shard in json.loads((run / "manifest.json").read_text())["shards"]}
     assert sorted(pq.read_table(run / path)["chunk"][0].as_py() for path in before) == [0, 1, 2]
 
-    again = [sys.executable, *record["again"].split()[1:]]
+    again = [sys.executable, "-m", "dav_ray", *shlex.split(record["again"])[1:]]
     assert "Fickle: sample 2, 'fixed=3:GATTACA': nan" in subprocess.check_output(again, text=True, cwd=folder)
     (folder / "mended").touch()
     assert "nan" not in subprocess.check_output(again, text=True, cwd=folder)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.runs import finish, masked_recipe, recipe, shards, start, weights
+from tests.runs import events, finish, masked_recipe, recipe, shards, start, weights
 from tests.tiny import save_tiny
 
 SMALL = ("roles.search.replicas=1", "roles.train.replicas=1")  # starts in half the time
@@ -21,6 +21,20 @@ class Nan:
     differentiable = False
     def __call__(self, samples, conditions):
         return torch.full((len(samples),), float("nan"))
+"""
+RAISING = """
+class Raises:
+    def __call__(self, samples, conditions):
+        return helper(samples)
+
+class Broken:
+    def __init__(self):
+        open("/nope/model.pt")
+
+    def __call__(self, samples, conditions): ...
+
+def helper(samples):
+    return {}["here"]
 """
 
 
@@ -39,7 +53,26 @@ def test_a_nan_reward_ends_the_run_and_names_itself(tmp_path: Path) -> None:
     assert "Nan" in line and "nan" in line and "chunk" in line
     (kept,) = (tmp_path / "nan/quarantine").glob("*.json")
     assert f"evidence: quarantine/{kept.name}" in line and kept.with_suffix(".npz").exists()
+    assert f"ask again: dav-ray try-reward --again nan/quarantine/{kept.name}" in line
     assert json.loads((tmp_path / "nan/manifest.json").read_text())["shards"] == []
+
+
+@pytest.mark.slow  # two runs that end early; tests/test_tracebacks.py has what they say
+@pytest.mark.parametrize("name", ["Raises", "Broken"])
+def test_the_users_own_traceback_is_on_the_terminal_and_in_the_events(tmp_path: Path, name: str) -> None:
+    own = tmp_path / "own_rewards.py"
+    own.write_text(RAISING)
+    words = f"reward.kind=own_rewards.py:{name}", "--run-dir", "run"
+    output = finish(start(tmp_path, str(masked_recipe(tmp_path)), *words), 1).splitlines()
+    (at,) = [i for i, line in enumerate(output) if line.startswith("dav-ray: ")]
+    error, place = ("KeyError: 'here'", "helper") if name == "Raises" else ("FileNotFoundError", "__init__")
+    begin = max(i for i, line in enumerate(output[:at]) if line == "Traceback (most recent call last):")
+    told = output[begin:at]
+    assert any(line.startswith(f'  File "{own}", line ') and line.endswith(f", in {place}") for line in told)
+    assert told[-1].startswith(error) and error in output[at] and len(told) <= 15
+    assert not any("dav_ray/rewards" in line for line in told)
+    (failed,) = [event for event in events(tmp_path / "run") if event["event"] == "run_failed"]
+    assert failed["traceback"].splitlines() == told
 
 
 @pytest.mark.slow  # by default jobs/chaos.py's short lane streams

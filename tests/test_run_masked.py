@@ -42,7 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rounds": 2,
         "model": {"kind": "masked", "path": "model"},
         "prompts": ["", f"fixed=3:{MOTIF}"],
-        "reward": {"kind": "gc_content"},
+        "reward": [
+            {"kind": "gc_content"},
+            {"kind": "gc_content", "name": "middle", "args": {"target": 0.5}, "weight": 0.0},
+        ],
         "search": {"candidates": 3, "alpha": 0.02, "gradient": True, "steps": 5, "trajectories": 12, "chunk": 4},
         "mstep": {"candidates": "all", "learning_rate": 0.01, "kl": 0.01, "batch_size": 16},
         "evaluate": {
@@ -81,17 +84,23 @@ def test_the_reward_rises(folder: Path) -> None:
     assert fresh[0]["heldout/kl"] == 0 < fresh[-1]["heldout/kl"]
     found = [line for line in lines if line["role"] == "search"]
     assert found[0]["reward/mean"] > fresh[0]["evaluate/reward_mean"]
+    assert found[0]["reward/gc_content"] == pytest.approx(found[0]["reward/mean"])
+    assert fresh[0]["evaluate/reward_mean/gc_content"] == pytest.approx(fresh[0]["evaluate/reward_mean"])
+    assert found[0]["reward/middle"] < 0 > fresh[0]["evaluate/reward_mean/middle"]
     assert found[0]["search/nfe_per_sample"] <= 5 + 4 * 3
 
 
 def test_the_buffer_holds_sequences_that_kept_their_fixed_letters(folder: Path) -> None:
     tables = [pq.read_table(file) for file in sorted((folder / "run/buffer").rglob("*.parquet"))]
-    rows = [row for table in tables for row in table.select(["condition", "sequence", "reward"]).to_pylist()]
+    names = ["condition", "sequence", "reward", "reward/gc_content", "reward/middle"]
+    rows = [row for table in tables for row in table.select(names).to_pylist()]
 
     assert len(rows) == 24
     for row in rows:
         assert len(row["sequence"]) == LENGTH and set(row["sequence"]) <= set("ACGT")
         assert row["reward"] == pytest.approx(sum(letter in "GC" for letter in row["sequence"]) / LENGTH)
+        assert row["reward/gc_content"] == row["reward"]
+        assert row["reward/middle"] == pytest.approx(-abs(row["reward"] - 0.5))
         assert not row["condition"] or row["sequence"][3:7] == MOTIF
 
 

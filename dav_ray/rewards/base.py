@@ -75,7 +75,9 @@ def evaluate(reward: Reward, samples: np.ndarray, conditions: Sequence[str], gra
 def check(scored: Scored, num: int, *, reward: str, chunk: str, asked: Asked | None = None) -> np.ndarray:
     """The values [num] float64. RewardError where the reward raised, or gave a wrong shape, a NaN or plus infinity."""
     if scored.error is not None:
-        raise _fault(asked, reward, chunk, scored.error, "raised")
+        fault = _fault(asked, reward, chunk, scored.error, "raised")
+        fault.trace = scored.trace
+        raise fault
     values = cast(np.ndarray, scored.values)
     if values.shape != (num,):
         raise _fault(asked, reward, chunk, f"shape {list(values.shape)} where [{num}] is needed", "shape")
@@ -120,15 +122,24 @@ class Scorer:
 
         return Scorer(self._names, self._weights, call, chunk)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
     def score(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
-        return self._sum(samples, conditions, grad=False)[0]
+        return self.score_each(samples, conditions)[0]
+
+    def score_each(self, samples: Tensor, conditions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The sum [N], and each reward's own value, unweighted, in the order of `names`, [N, R] float64."""
+        total, each, _ = self._sum(samples, conditions, grad=False)
+        return total, each
 
     def score_and_grad(self, samples: Tensor, conditions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        values, grads = self._sum(samples, conditions, grad=True)
+        total, _, grads = self._sum(samples, conditions, grad=True)
         assert grads is not None
-        return values, grads
+        return total, grads
 
-    def _sum(self, samples: Tensor, conditions: Sequence[str], grad: bool) -> tuple[Tensor, Tensor | None]:
+    def _sum(self, samples: Tensor, conditions: Sequence[str], grad: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         import torch
 
         held = samples.detach().cpu()
@@ -143,8 +154,10 @@ class Scorer:
         answers = self._call(array, conditions, grad)
         asked = Asked(array, conditions, names, answers)
         total, slope = np.zeros(len(conditions)), np.zeros(samples.shape, np.float32) if grad else None
-        for name, weight, scored in zip(names, self._weights, answers, strict=True):
+        each = np.empty((len(conditions), len(names)))
+        for column, (name, weight, scored) in enumerate(zip(names, self._weights, answers, strict=True)):
             values = check(scored, len(conditions), reward=name, chunk=self._chunk, asked=asked)
+            each[:, column] = values
             with np.errstate(invalid="ignore"):  # named below
                 total += weight * values
             if slope is not None:
@@ -153,7 +166,7 @@ class Scorer:
         bad = np.asarray(np.isnan(total) | (total == np.inf))
         if bad.any():
             raise _fault(asked, " + ".join(names), self._chunk, "a sum that is no number", "sum", bad)
-        return torch.from_numpy(total), None if slope is None else torch.from_numpy(slope)
+        return torch.from_numpy(total), torch.from_numpy(each), None if slope is None else torch.from_numpy(slope)
 
 
 def local_scorer(rewards: Sequence[tuple[str, float, Any]]) -> Scorer:

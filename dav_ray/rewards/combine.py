@@ -60,12 +60,12 @@ def _kind(i: int, entry: Any) -> str:
 
 def _build(i: int, entry: dict[str, Any]) -> Any:
     """The factor. ValueError where its kind is unknown or its constructor refuses the arguments."""
-    from dav_ray.rewards.registry import BUILTIN, resolve
+    from dav_ray.rewards.registry import BUILTIN, make
 
     kind, args = entry["kind"], entry.get("args") or {}
     if ":" not in kind and kind not in BUILTIN:
         raise ValueError(f"rewards[{i}].kind = {kind}; allowed: {', '.join(sorted(BUILTIN))}, or module.path:Name")
     try:
-        return resolve(kind)(**args)
+        return make(kind, args)
     except (TypeError, ValueError) as error:
         raise ValueError(f"rewards[{i}].args = {args}: {kind}: {error}") from error

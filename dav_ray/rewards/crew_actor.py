@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,13 @@ from ray import exceptions
 from dav_ray.errors import DavRayError, RewardTimeout, RunError, UserError
 from dav_ray.failures import start_failure, unwrap
 from dav_ray.rewards.actor import RewardActor
-from dav_ray.rewards.base import Scored
+from dav_ray.rewards.base import TRACE, Scored
 from dav_ray.rewards.golden import Golden, difference, encode, golden_path, tolerance_on, usable
 from dav_ray.rewards.pool import Pool
 from dav_ray.rewards.queue import Request
 from dav_ray.rewards.spec import PoolState, RewardSpec
 from dav_ray.storage import Storage
+from dav_ray.tracebacks import as_field
 
 CALLS = 3  # of a request that no replica answers in time
 LOSSES = 10  # replicas that may die with one request
@@ -135,7 +137,7 @@ class Crew:
         self._end(name)
         self.pool.fail(name, time.monotonic())
         failure = start_failure("reward", name, error)
-        self._event("replica_failed", replica=name, cause=str(failure))
+        self._event("replica_failed", replica=name, cause=str(failure), **as_field(failure))
         died = isinstance(error, exceptions.RayActorError) and not error.actor_init_failed
         again = self.pool.served or ((self.pool.stood or died) and not isinstance(failure, UserError))
         if not again or (self.pool.failures >= FAILED_STARTS and not self.pool.admitted):
@@ -212,7 +214,7 @@ class Crew:
             return await asyncio.wait_for(ref, self.spec.role.call_timeout_s)
         except exceptions.RayTaskError as error:
             cause = unwrap(error)
-            return Scored(error=f"{type(cause).__name__}: {cause}")
+            return Scored(error=f"{type(cause).__name__}: {cause}", trace=str(error)[-TRACE:])
         except TimeoutError:
             if name in self._replicas:
                 self._event("replica_stuck", replica=name, seconds=self.spec.role.call_timeout_s)
@@ -290,6 +292,8 @@ class Crew:
         except Exception as error:
             words = f"{self.spec.label}: {type(error).__name__}: {error}"
             self.failure = error if isinstance(error, DavRayError) else RunError("reward", words)
+            if isinstance(self.failure, RunError) and self.failure.trace is None:
+                self.failure.trace = traceback.format_exc()[-TRACE:]
             self.pump()
 
 

@@ -13,7 +13,9 @@ TOLERANCE = {"default": 1e-3}  # of golden scores: float32 networks differ by le
 
 
 class Reward(Section):
-    kind: str = Field(description="a built-in reward, or module.path:Name for a class of your own")
+    kind: str = Field(
+        description="a built-in reward, or module.path:Name or path/to/file.py:Name of a class or function of your own"
+    )
     name: str | None = Field(default=None, description="name in metrics and errors; default: the kind")
     weight: float = Field(default=1.0, description="factor in the weighted sum of several rewards")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward's constructor")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dav_ray.checkpoint import read_checkpoint, sorted_header
 from dav_ray.errors import UserError
+from dav_ray.own_targets import RULE
 from dav_ray.rewards.registry import resolve
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -225,7 +226,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _build(model: str, args: dict[str, Any]) -> nn.Module:
     if ":" not in model:
-        raise ValueError(f"model = {model}: is no class; allowed: module.path:Class")
+        raise ValueError(f"model = {model}: is no class; allowed: {RULE}")
     try:
         module = resolve(model)(**args)
     except Exception as error:  # a user's class may raise anything

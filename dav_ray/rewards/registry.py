@@ -1,9 +1,11 @@
-"""The rewards that ship with dav_ray: name -> module:Class. A name with a colon is a user's own class."""
+"""The rewards that ship with dav_ray: name -> module:Class. A name with a colon is a user's own class or function."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
+
+from dav_ray.own_targets import load
+from dav_ray.rewards.function import FunctionReward
 
 BUILTIN: dict[str, str] = {
     "jpeg_compressibility": "dav_ray.rewards.jpeg:JpegCompressibility",
@@ -20,19 +22,33 @@ BUILTIN: dict[str, str] = {
     "ehrlich": "dav_ray.rewards.ehrlich:Ehrlich",
 }
 
+# those that score sequences, not images
+SEQUENCES = frozenset({"torch_oracle", "enformer", "gc_content", "gc_window", "motif_score", "ehrlich"})
+
 # the argument of a built-in reward that names a file it reads
 FILES: dict[str, str] = {"enformer": "checkpoint", "torch_oracle": "weights"}
 
 
 def build(kind: str, args: dict[str, Any], device: str = "cpu") -> Any:
     """A reward; on the device where it can be placed, which is what `place_on` is for."""
-    reward = resolve(kind)(**args)
+    reward = make(kind, args)
     if hasattr(reward, "place_on"):
         reward.place_on(device)
     return reward
 
 
+def make(kind: str, args: dict[str, Any]) -> Any:
+    """A reward where it is built: a class with its arguments, or a function, which gets them at each call."""
+    found = resolve(kind)
+    return found(**args) if isinstance(found, type) else FunctionReward(found, args)
+
+
+def features(target: str) -> Any:
+    """Features of the user's own: an object of the class, or the function."""
+    found = resolve(target)
+    return found() if isinstance(found, type) else found
+
+
 def resolve(kind: str) -> Any:
-    """The class of a reward. KeyError: unknown name; ImportError or AttributeError: what the import raised."""
-    module, _, name = (kind if ":" in kind else BUILTIN[kind]).partition(":")
-    return getattr(importlib.import_module(module), name)
+    """The class or function of a reward. KeyError: unknown name; else what the import raised."""
+    return load(kind if ":" in kind else BUILTIN[kind])

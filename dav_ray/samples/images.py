@@ -34,9 +34,9 @@ class Images:
             from dav_ray.rewards.digits import DigitReader
 
             return DigitReader.load().features
-        from dav_ray.rewards.registry import resolve
+        from dav_ray.rewards.registry import features
 
-        return resolve(self._features)()
+        return features(self._features)
 
     def columns(self, diffusion: Any, samples: Tensor, chunk: EvaluationChunk) -> dict[str, pa.Array]:
         """image: PNG."""
@@ -60,7 +60,7 @@ class Images:
         return folder(path, out)
 
     def write(self, table: pa.Table, place: Path) -> str:
-        """PNGs and samples.csv (file, sample, seed, condition, reward, held-out measures)."""
+        """PNGs and samples.csv (file, sample, seed, condition, reward, each of several rewards, held-out measures)."""
         files = [f"{number:05d}.png" for number in table.column("sample").to_pylist()]
         for file, image in zip(files, table.column("image").to_pylist(), strict=True):
             (place / file).write_bytes(image)

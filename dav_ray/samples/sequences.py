@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from dav_ray import buffer
 from dav_ray.config import Evaluate
+from dav_ray.reward_columns import PREFIX, named
 from dav_ray.samples.base import Features, finite, folder
 from dav_ray.samples.diversity import mean_edit_distance, pairwise_distance
 from dav_ray.samples.kmers import correlation, count_kmers
@@ -32,9 +34,9 @@ class Sequences:
         """module.path:Name called on tokens [B, L] int64; auto: none, diversity is in edits."""
         if self._config.features == "auto":
             return None
-        from dav_ray.rewards.registry import resolve
+        from dav_ray.rewards.registry import features
 
-        return resolve(self._config.features)()
+        return features(self._config.features)
 
     def columns(self, diffusion: Any, samples: Tensor, chunk: EvaluationChunk) -> dict[str, pa.Array]:
         """sequence: text; elbo: nats per sequence under the pretrained model, a sample's draws being its seed's."""
@@ -78,18 +80,24 @@ class Sequences:
         return folder(path, out)
 
     def write(self, table: pa.Table, place: Path) -> str:
-        """FASTA (named by sample number and reward), CSV (sample, seed, condition, sequence, reward, held-out measures,
-        elbo), or samples.fasta and samples.csv in a folder."""
+        """FASTA (named by sample number and reward, each of several too), CSV (sample, seed, condition, sequence,
+        reward, reward/<name>, held-out measures, elbo), or samples.fasta and samples.csv in a folder."""
         if place.is_dir():
             for name in ("samples.fasta", "samples.csv"):
                 self.write(table, place / name)
             return f"{table.num_rows} samples: samples.fasta and samples.csv in {place}"
         if place.suffix.lower() == ".csv":
-            names = ["sample", "seed", "condition", "sequence", "reward"]
+            names = ["sample", "seed", "condition", "sequence", "reward", *(f"{PREFIX}{name}" for name in named(table))]
             names += [n for n in table.column_names if n.startswith("heldout/") or n == "elbo"]
             table.select(names).to_pandas().to_csv(place, index=False)
         else:
-            rows = table.select(["sample", "reward"]).to_pylist()
-            names = [f"{row['sample']} reward={row['reward']:.6g}" for row in rows]
+            columns = ["sample", "reward", *(f"{PREFIX}{name}" for name in named(table))]
+            names = [_title(row, named(table)) for row in table.select(columns).to_pylist()]
             place.write_text(to_fasta(names, table.column("sequence").to_pylist()), encoding="utf-8")
         return f"{table.num_rows} samples in {place}"
+
+
+def _title(row: dict[str, Any], rewards: Sequence[str]) -> str:
+    """A FASTA entry's line: no blanks in names, so that tools can split it."""
+    each = [f"{name.replace(' ', '_')}={row[f'{PREFIX}{name}']:.6g}" for name in rewards]
+    return " ".join([str(row["sample"]), f"reward={row['reward']:.6g}", *each])

@@ -13,7 +13,10 @@ from ray import exceptions
 
 from dav_ray.config import Config
 from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
+from dav_ray.failures import TRACE
 from dav_ray.lives import Answer, Life
+from dav_ray.reward_columns import PREFIX, shown
+from dav_ray.tracebacks import innermost
 from dav_ray.types import Chunk, Cost, EvaluationChunk, Trajectories
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ class ChunkMeta:
     rewards: tuple[float, ...]
     log_weights: tuple[float, ...] | None
     ess: tuple[float, ...]
+    each: Mapping[str, tuple[float | None, ...]]  # what each of several rewards said, by name
     cost: Cost
     seconds: float
     memory_gb: float  # most GPU memory of the worker so far; 0 without a GPU
@@ -109,7 +113,7 @@ class SearchActor:
 
         start = time.monotonic()
         found, events = self._work(lambda: self._find(chunk), chunk, halvings)
-        table = buffer.to_table(chunk, found, self._alphabet)
+        table = buffer.to_table(chunk, found, self._alphabet, self._scorer.names)
         data, sha256 = buffer.encode(table)
         path = buffer.shard_path(chunk.round, chunk.index, sha256)
         self._storage.write(path, data)
@@ -125,6 +129,7 @@ class SearchActor:
             tuple(found.reward.tolist()),
             weights,
             tuple(found.ess.tolist()),
+            {name: tuple(table.column(f"{PREFIX}{name}").to_pylist()) for name in shown(self._scorer.names)},
             found.cost,
             time.monotonic() - start,
             peak_memory_gb(),
@@ -199,14 +204,18 @@ class SearchActor:
 
         name = type(error).__name__
         fault = error
-        if not isinstance(fault, DataError):
-            fault = DataError("search", f"chunk {chunk.name} on {self._name()}: {name}: {error}", name)
         trace = "".join(traceback.format_exception(error))
+        if not isinstance(fault, DataError):
+            words = f"chunk {chunk.name} on {self._name()}: {name}: {error} ({innermost(error)})"
+            fault = DataError("search", words, name)
+            fault.trace = trace[-TRACE:]
         try:
             scene = Scene(self._name(), self._life.node, self._life.pid, trace, library_versions())
             return keep(self._storage, chunk, fault, scene)
         except (OSError, DavRayError) as unkept:
-            return DataError(fault.role, f"{fault.words}; evidence could not be kept: {unkept}", fault.what, fault.rows)
+            bare = DataError(fault.role, f"{fault.words}; evidence could not be kept: {unkept}", fault.what, fault.rows)
+            bare.trace = fault.trace
+            return bare
 
     def _name(self) -> str:
         return ray.get_runtime_context().get_actor_name() or "a search worker"

@@ -24,6 +24,10 @@ class Scorer(Protocol):
         """samples [N, ...] -> [N] float64."""
         ...
 
+    def score_each(self, samples: Tensor, conditions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The same [N], and each reward's own value, unweighted, [N, R] float64."""
+        ...
+
     def score_and_grad(self, samples: Tensor, conditions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """samples [N, ...] -> reward [N] float64 and d reward_n / d samples_n [N, ...]."""
         ...

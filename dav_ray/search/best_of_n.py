@@ -26,7 +26,8 @@ class BestOfN:
         repeated = [c for c in conditions for _ in range(self.num)]
         states = ancestral(diffusion, repeated, noise.copies(self.num))
         samples = diffusion.decode(states[-1], repeated)
-        rewards = scorer.score(samples, repeated).reshape(batch, self.num)
+        total, each = scorer.score_each(samples, repeated)
+        rewards = total.reshape(batch, self.num)
         best = torch.arange(batch) * self.num + rewards.argmax(dim=1)
         cost = diffusion.cost - before + Cost(reward=len(repeated))
         return Trajectories(
@@ -37,4 +38,5 @@ class BestOfN:
             None,
             torch.ones(batch, dtype=torch.float64),
             cost,
+            each=each[best],
         )

@@ -99,6 +99,7 @@ class Dav:
             torch.ones_like(log_weight) if step_ess is None else step_ess.mean(0),
             diffusion.cost - before + Cost(reward=calls),
             step_ess,
+            each=front.each,
         )
 
     def _walk(self, diffusion: Diffusion, front: Front, t: int, conditions: Sequence[str], rng: Draws) -> Front:
@@ -192,7 +193,7 @@ class Dav:
         repeated = [c for c in parents.conditions for _ in range(num)]
         children = diffusion.predict(flat, t, repeated) if t > 0 else None
         decoded = diffusion.decode(children.x0_hat if children else flat, repeated, t)
-        return children, Known(decoded, scorer.score(decoded, repeated)), len(flat)
+        return children, Known(decoded, *scorer.score_each(decoded, repeated)), len(flat)
 
     def _score_distinct(
         self, diffusion: Diffusion, scorer: Scorer, parents: Parents, candidates: Tensor, t: int
@@ -210,13 +211,16 @@ class Dav:
                 pool = pool.join(diffusion.predict(fresh, t, names))
             children, fresh = pool.take(reuse.source.to(candidates.device)), pool.x0_hat[len(conditions) :]
         if known is None:
-            decoded = diffusion.decode(parents.prediction.x0_hat, conditions, t + 1)
-            reward = torch.full((len(conditions),), torch.nan, dtype=torch.float64)
-            if len(reuse.parents):
-                used = reuse.parents.to(decoded.device)
-                reward[reuse.parents] = scorer.score(decoded[used], [conditions[int(i)] for i in reuse.parents])
-            known, calls = Known(decoded, reward), calls + len(reuse.parents)
+            known, calls = self._parents(diffusion, scorer, parents, reuse.parents, t + 1), calls + len(reuse.parents)
         if len(fresh):
             decoded = diffusion.decode(fresh, names, t)
-            known = Known(torch.cat([known.decoded, decoded]), torch.cat([known.reward, scorer.score(decoded, names)]))
+            known = known.join(Known(decoded, *scorer.score_each(decoded, names)))
         return children, known.take(reuse.source), calls
+
+    def _parents(self, diffusion: Diffusion, scorer: Scorer, parents: Parents, rows: Tensor, t: int) -> Known:
+        """What is known of parents x_t that no step has scored: rewards of the chosen rows [K] alone are asked for."""
+        decoded = diffusion.decode(parents.prediction.x0_hat, parents.conditions, t)
+        if not len(rows):
+            return Known.of_none(decoded)
+        names = [parents.conditions[int(i)] for i in rows]
+        return Known.of_some(decoded, rows, *scorer.score_each(decoded[rows.to(decoded.device)], names))

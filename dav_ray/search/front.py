@@ -36,6 +36,11 @@ class Front:
         assert self.known is not None, "nobody has scored it"
         return self.known.reward
 
+    @property
+    def each(self) -> Tensor:
+        assert self.known is not None, "nobody has scored it"
+        return self.known.each
+
     def take(self, rows: Tensor) -> Front:
         """The searches of the chosen rows [B'] int64."""
         on_device = rows.to(self.x.device)
@@ -78,13 +83,37 @@ class Expansion:
 
 @dataclass(frozen=True)
 class Known:
-    """What is decoded of some states' x0_hat (of the states themselves at t = 0), and its rewards [N] float64."""
+    """What is decoded of some states' x0_hat (of the states themselves at t = 0), its reward [N] float64 and what each
+    of R rewards said of it [N, R] float64."""
 
     decoded: Tensor
     reward: Tensor
+    each: Tensor
 
     def take(self, rows: Tensor) -> Known:
-        return Known(self.decoded[rows.to(self.decoded.device)], self.reward[rows])
+        return Known(self.decoded[rows.to(self.decoded.device)], self.reward[rows], self.each[rows])
+
+    def join(self, other: Known) -> Known:
+        """These states, then the others, whose rewards were asked."""
+        each = self.each if self.each.shape[1] else _unknown(len(self.each), other.each.shape[1])
+        pairs = (self.decoded, other.decoded), (self.reward, other.reward), (each, other.each)
+        return Known(*(torch.cat(pair) for pair in pairs))
+
+    @classmethod
+    def of_none(cls, decoded: Tensor) -> Known:
+        """Rewards of none of them are known, nor how many there are."""
+        return cls(decoded, _unknown(len(decoded), 1)[:, 0], _unknown(len(decoded), 0))
+
+    @classmethod
+    def of_some(cls, decoded: Tensor, rows: Tensor, reward: Tensor, each: Tensor) -> Known:
+        """All of `decoded` [N, ...], and the rewards of the chosen rows [K] alone: NaN for the others."""
+        whole = _unknown(len(decoded), 1 + each.shape[1])
+        whole[rows] = torch.cat([reward.unsqueeze(1), each], dim=1)
+        return cls(decoded, whole[:, 0], whole[:, 1:])
+
+
+def _unknown(num: int, width: int) -> Tensor:
+    return torch.full((num, width), torch.nan, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

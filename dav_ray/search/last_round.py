@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from dav_ray import buffer
 from dav_ray.config import Config
 from dav_ray.errors import RunError
 from dav_ray.manifest import ManifestStore, Shard, round_manifest_path
+from dav_ray.reward_columns import read_each
 from dav_ray.schedule import round_prompts
 from dav_ray.search.warm import Starts, assign
 from dav_ray.storage import Storage
@@ -27,6 +29,7 @@ class Found:
     sample: Tensor  # [N, ...] as stored: uint8 pixels [H, W, 3] or tokens [L]
     reward: Tensor  # [N] float64
     ess: Tensor  # [N] float64
+    each: Tensor  # [N, R] float64, of each reward; NaN where a shard does not tell
 
 
 class LastRound:
@@ -53,10 +56,12 @@ class LastRound:
             _loaded(found.sample[rows], pixels=found.x_0.is_floating_point()).to(device),
             found.reward[rows],
             found.ess[rows],
+            found.each[rows],
         )
 
     def _read(self, chunk: Chunk) -> tuple[int, Found, list[int | None]]:
-        search, found = self._config.search, read(self._storage, chunk.round - 1)
+        search, names = self._config.search, [reward.label for reward in self._config.reward]
+        found = read(self._storage, chunk.round - 1, names)
         conditions = round_prompts(self._config.prompts, chunk.round, search.trajectories, together=False)
         sources = assign(
             search.warm_start,
@@ -70,29 +75,30 @@ class LastRound:
         return chunk.round - 1, found, sources
 
 
-def read(storage: Storage, round: int) -> Found:
-    """A closed round. Shard by shard, checksums verified, so that one chunk's paths are in memory at a time. RunError
-    naming what is absent or changed."""
+def read(storage: Storage, round: int, rewards: Sequence[str] = ()) -> Found:
+    """A closed round; rewards: their names. Shard by shard, checksums verified, so that one chunk's paths are in memory
+    at a time. RunError naming what is absent or changed."""
     store = ManifestStore(storage)
     try:
         record = store.round_manifest(round)
     except FileNotFoundError:
         raise RunError("storage", f"{storage.uri}/{round_manifest_path(round)} is absent") from None
-    parts = [_shard(store.verify(Shard.from_fields(shard))) for shard in record["shards"]]
+    parts = [_shard(store.verify(Shard.from_fields(shard)), rewards) for shard in record["shards"]]
     numbers, conditions, *columns = zip(*parts, strict=True)
     order = np.argsort(np.concatenate(numbers))
     names = [name for part in conditions for name in part]
-    x_0, sample, reward, ess = (torch.from_numpy(np.concatenate(column)[order]) for column in columns)
-    return Found(tuple(names[i] for i in order), x_0, sample, reward, ess)
+    numeric = (torch.from_numpy(np.concatenate(column)[order]) for column in columns)
+    return Found(tuple(names[i] for i in order), *numeric)
 
 
-def _shard(data: bytes) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """trajectory, condition, x_0, sample, reward, ess."""
+def _shard(data: bytes, rewards: Sequence[str]) -> tuple[np.ndarray, list[str], *tuple[np.ndarray, ...]]:
+    """trajectory, condition, x_0, sample, reward, ess, each reward's."""
     table = buffer.decode(data)
     number, reward, ess = (table.column(name).to_numpy() for name in ("trajectory", "reward", "ess"))
     # a copy: a view would keep the states before it
     x_0 = buffer.read_tensors(table, "states")[:, -1].copy()
-    return number, table.column("condition").to_pylist(), x_0, buffer.read_tensors(table, "sample"), reward, ess
+    sample, each = buffer.read_tensors(table, "sample"), read_each(table, rewards)
+    return number, table.column("condition").to_pylist(), x_0, sample, reward, ess, each
 
 
 def _loaded(stored: Tensor, *, pixels: bool) -> Tensor:

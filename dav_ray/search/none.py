@@ -23,8 +23,8 @@ class NoSearch:
         before = diffusion.cost
         states = ancestral(diffusion, conditions, noise)
         sample = diffusion.decode(states[-1], conditions)
-        reward = scorer.score(sample, conditions)
+        reward, each = scorer.score_each(sample, conditions)
         # A plain sample is properly weighted by exp(r / alpha) for the current policy's tilt; for no other anchor.
         log_weight = reward / self.alpha if self.beta == 0 else None
         cost = diffusion.cost - before + Cost(reward=len(conditions))
-        return Trajectories(states, None, sample, reward, log_weight, torch.ones_like(reward), cost)
+        return Trajectories(states, None, sample, reward, log_weight, torch.ones_like(reward), cost, each=each)

@@ -46,6 +46,7 @@ class Refine:
         found = self._begin(diffusion, scorer, conditions, noise, starts)
         steps = max(1, round(self.depth * diffusion.steps))
         states, sample, reward, ess, cost = found.states, found.sample, found.reward, found.ess, found.cost
+        each = found.each
         for repeat in range(1, self.repeats + 1):
             rng = noise.nth(repeat)
             back = diffusion.renoise(states[-1], 0, steps, conditions, rng.at(diffusion.steps + 1))
@@ -55,8 +56,9 @@ class Refine:
             path = self._whole(diffusion, again.states, conditions, rng)
             states, sample = _where(new, path, states, dim=1), _where(new, again.sample, sample, dim=0)
             reward, ess = torch.where(new, again.reward, reward), torch.where(new, again.ess, ess)
+            each = _where(new, _given(again.each), _given(each), dim=0)
             cost = cost + again.cost
-        return Trajectories(states, None, sample, reward, None, ess, cost)
+        return Trajectories(states, None, sample, reward, None, ess, cost, each=each)
 
     def _begin(
         self,
@@ -72,7 +74,7 @@ class Refine:
         path = self._whole(
             diffusion, starts.x_0.unsqueeze(0), [conditions[i] for i in starts.rows], noise.take(starts.rows)
         )
-        known = Trajectories(path, None, starts.sample, starts.reward, None, starts.ess, Cost())
+        known = Trajectories(path, None, starts.sample, starts.reward, None, starts.ess, Cost(), each=starts.each)
         others = [i for i in range(len(conditions)) if i not in starts.rows]
         if not others:
             return known
@@ -97,7 +99,13 @@ def _joined(a: Trajectories, b: Trajectories, order: list[int]) -> Trajectories:
         None,
         torch.cat([a.ess, b.ess])[order],
         a.cost + b.cost,
+        each=torch.cat([_given(a.each), _given(b.each)])[order],
     )
+
+
+def _given(each: Tensor | None) -> Tensor:
+    assert each is not None, "every search says what each reward said"
+    return each
 
 
 def _where(new: Tensor, a: Tensor, b: Tensor, dim: int) -> Tensor:

@@ -79,6 +79,7 @@ class Smc:
             torch.stack(sizes).mean(0),
             diffusion.cost - before + Cost(reward=calls),
             torch.stack(sizes),
+            each=front.each,
         )
 
     def _fixed(self, temper: Tensor, t: int, steps: int) -> Tensor:

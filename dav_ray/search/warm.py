@@ -27,6 +27,7 @@ class Starts:
     sample: Tensor  # [K, ...] decoded x_0
     reward: Tensor  # [K] float64, r(x_0), finite
     ess: Tensor  # [K] float64, of the search that found x_0
+    each: Tensor  # [K, R] float64, what each reward said of x_0; NaN where that was not stored
 
 
 def assign(

@@ -332,6 +332,10 @@ class Counting:
         self.calls += len(samples)
         return self._scorer.score(samples, conditions)
 
+    def score_each(self, samples: Tensor, conditions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        self.calls += len(samples)
+        return self._scorer.score_each(samples, conditions)
+
     def score_and_grad(self, samples: Tensor, conditions: Sequence[str]) -> tuple[Tensor, Tensor]:
         self.calls += len(samples)
         return self._scorer.score_and_grad(samples, conditions)

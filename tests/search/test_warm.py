@@ -166,7 +166,8 @@ def test_images_come_back_as_they_are_stored(tmp_path: Path) -> None:
 
 
 def starts_of(found: Trajectories, rows: list[int]) -> Starts:
-    return Starts(tuple(rows), found.states[-1, rows], found.sample[rows], found.reward[rows], found.ess[rows])
+    each = found.reward[rows].unsqueeze(1)
+    return Starts(tuple(rows), found.states[-1, rows], found.sample[rows], found.reward[rows], found.ess[rows], each)
 
 
 def test_rounds_keep_or_raise_where_alpha_is_small() -> None:
@@ -196,7 +197,8 @@ def test_a_start_that_stays_brings_its_reward_under_a_path_of_the_forward_proces
     diffusion, many = model(steps=6), 40
     x_0 = torch.randint(3, (many, 4), generator=torch.Generator().manual_seed(0))
     known = torch.where(torch.arange(many) % 2 == 0, 100.0, -100.0).double()
-    starts = Starts(tuple(range(many)), x_0, x_0, known, torch.full((many,), 2.5, dtype=torch.float64))
+    ess = torch.full((many,), 2.5, dtype=torch.float64)
+    starts = Starts(tuple(range(many)), x_0, x_0, known, ess, known.unsqueeze(1))
     found = Refine(Dav(3, 0.5, 1.0, False, 0.0), 2, 0.5)(
         diffusion, scorer(Scores()), [""] * many, KeyedNoise(0, 2, range(many)), starts
     )

@@ -1,0 +1,20 @@
+"""A plain function as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FunctionReward:
+    """function(samples, conditions, **args) -> [B]; with a gradient if it says `function.differentiable = True`."""
+
+    def __init__(self, function: Callable[..., Tensor], args: Mapping[str, Any]) -> None:
+        self._function, self._args = function, dict(args)
+        self.differentiable = bool(getattr(function, "differentiable", False))
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        return self._function(samples, conditions, **self._args)
