@@ -30,6 +30,7 @@ class Accepted:
     log_weights: Sequence[float] | None
     ess: Sequence[float]
     nfe: float  # per trajectory
+    choices: Sequence[Sequence[float]] | None = None  # [2, K] (`search.choices`); None where they were read back
 
 
 def load_shard(uri: str, shard: Shard) -> tuple[pa.Table | None, tuple[Any, ...] | ShardLost]:

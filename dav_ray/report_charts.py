@@ -39,6 +39,8 @@ def curves(run: RunData) -> list[Chart]:
     """All curves over rounds for which the run has numbers."""
     charts = [_reward(run), *(_heldout(run, name) for name in run.heldout), _diversity(run)]
     for name, title, axis in SINGLE:
+        if name == "search/ess" and run.alternatives is not None:
+            axis = f"{axis} (of {run.alternatives:.3g})"
         charts.append(_lines(title, axis, {title: run.series(name)}))
     charts.append(_times(run))
     return [chart for chart in charts if chart is not None]

@@ -70,6 +70,12 @@ class RunData:
         return [name for name in self.names("heldout/") if name != "heldout/kl"]
 
     @property
+    def alternatives(self) -> float | None:
+        """Candidates of a step (smc: particles of a population); None where a search chooses among none."""
+        most = max(self.series("search/ess_most").values(), default=1.0)
+        return most if most > 1 else None
+
+    @property
     def sequences(self) -> bool:
         """Whether samples are sequences, not images."""
         return self._model.get("kind") == "masked"

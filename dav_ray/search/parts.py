@@ -87,4 +87,4 @@ def join(parts: Sequence[Trajectories]) -> Trajectories:
         return None if values[0] is None else torch.cat(values, dim)
 
     whole = cat("states", 1), cat("targets", 1), cat("sample"), cat("reward"), cat("log_weight"), cat("ess")
-    return Trajectories(*whole, sum((part.cost for part in parts), Cost()), cat("step_ess", 1))
+    return Trajectories(*whole, sum((part.cost for part in parts), Cost()), *(cat("step_ess", 1), cat("choices")))
