@@ -35,11 +35,13 @@ def settle(alpha: Alpha, store: ManifestStore, log: RunLog, progress: Progress, 
 
 def standard_deviation(alpha: Alpha, rewards: np.ndarray) -> float:
     """Of the population of finite rewards [N] > 0. RunError where there is none."""
+    with np.errstate(over="ignore"):
+        deviation = float(rewards.std()) if len(rewards) else 0.0
     if not len(rewards):
         why = "no sample of the pretrained model has a finite reward"
     elif rewards.min() == rewards.max():
         why = f"all {len(rewards)} samples of the pretrained model have the reward {rewards[0]:.6g}"
-    elif 0 < (deviation := float(rewards.std())) * magnitude(alpha) < np.inf:
+    elif 0 < deviation * magnitude(alpha) < np.inf:
         return deviation
     else:
         why = f"the rewards of the pretrained model's samples have the standard deviation {deviation:.6g}"
