@@ -8,7 +8,7 @@ import math
 import re
 
 SD = re.compile(r"(\S*?)\s*sd")
-ALLOWED = 'a number > 0, or one with sd ("0.1 sd": in standard deviations of the pretrained model\'s reward)'
+ALLOWED = 'a number > 0, or one in sd, for instance "0.1 sd"'
 
 Alpha = float | str  # as `parsed` gives it
 

@@ -46,8 +46,8 @@ def test_mistakes_are_one_line_that_names_both_units(typed: str, what: str | Non
         return
     with pytest.raises(UserError) as raised:
         load("digits", [f"search.alpha={typed}"])
-    start = f'search.alpha = {typed}: {what}; allowed: a number > 0, or one with sd ("0.1 sd": in standard deviations'
-    assert len(raised.value.lines) == 1 and raised.value.lines[0].startswith(start)
+    line = f'search.alpha = {typed}: {what}; allowed: a number > 0, or one in sd, for instance "0.1 sd"'
+    assert raised.value.lines == [line]
 
 
 def test_one_sample_has_no_standard_deviation() -> None:
