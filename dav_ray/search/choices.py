@@ -8,7 +8,6 @@ the proposal is tilted, so is its log ratio, to first order: log p - log q falls
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +20,7 @@ from dav_ray.search.weights import effective_size
 SCALES = tuple(2.0**k for k in range(-16, 17))  # s
 HERE = SCALES.index(1.0)
 IDLE, BLIND = 0.95, 1.2  # more than this share of all candidates count; fewer than this many do
+GENTLE = 0.75  # of the way from blind to idle: where alphas of 0.1 standard deviations of a reward come to stand
 AT_ONCE = 2**16  # candidates, all scales together: what a call holds in memory
 
 
@@ -87,15 +87,15 @@ def judge(by_value: Sequence[float], by_weight: Sequence[float], most: float, al
 
 
 def _suggested(sizes: Sequence[float], scales: Sequence[float], most: float, alpha: float) -> float | None:
-    """The alpha / s at which the mean ESS, `sizes` at `scales`, is first the geometric mean of the least and the most
-    that is neither blind nor idle and that any of the scales reaches; between scales log s is linear in ESS.
+    """The alpha / s at which the mean ESS, `sizes` at `scales`, first comes to stand GENTLE of the way from blind to
+    idle, as far as any of the scales reaches; between scales log s is linear in ESS.
 
     It is what these candidates say. The next round's come of other parents, which the choices before them have moved.
     """
     low, high = max(BLIND, min(sizes)), min(IDLE * most, max(sizes))
     if low >= high:
         return None
-    wanted = math.sqrt(low * high)
+    wanted = low + GENTLE * (high - low)
     pairs = zip(sizes, sizes[1:], scales, scales[1:], strict=False)
     a, b, s, r = next(pair for pair in pairs if min(pair[:2]) <= wanted <= max(pair[:2]))
     return alpha / (s * (r / s) ** ((wanted - a) / (b - a)))

@@ -14,7 +14,7 @@ from dav_ray.problems.base import BulkNoise, scorer
 from dav_ray.problems.enumerable import Scores, model
 from dav_ray.problems.gaussian import Linear, LinearGaussian, Quadratic
 from dav_ray.search.base import strategy
-from dav_ray.search.choices import BLIND, HERE, IDLE, SCALES, Verdict, judge, ladder
+from dav_ray.search.choices import BLIND, GENTLE, HERE, IDLE, SCALES, Verdict, judge, ladder
 from dav_ray.search.options import Search
 from dav_ray.search.parts import join
 from dav_ray.types import Trajectories
@@ -103,7 +103,7 @@ def test_small_spread_has_its_closed_form() -> None:
     assert float(curve[HERE]) == pytest.approx(64 / (1 + variance), rel=1e-9)
     verdict = judge(curve.tolist(), curve.tolist(), 64.0, 1.0)
     assert verdict is not None and verdict.alpha is not None
-    aimed = math.sqrt(BLIND * IDLE * 64)
+    aimed = BLIND + GENTLE * (IDLE * 64 - BLIND)
     assert float(ladder(v / verdict.alpha)[:, HERE].mean()) == pytest.approx(aimed, rel=0.1)
 
 
