@@ -69,7 +69,7 @@ def typed(suggested: float, search: Search, alpha: float) -> str:
     """As it is to be typed, in the unit of search.alpha, two digits."""
     if not in_sd(search.alpha):
         return f"{suggested:.2g}"
-    return f"'{suggested / alpha * magnitude(search.alpha):.2g} sd'"
+    return f"{suggested / alpha * magnitude(search.alpha):.2g}sd"
 
 
 class ChoiceHints:
@@ -89,7 +89,7 @@ class ChoiceHints:
             if verdict.kind == "blind" and self._search.gradient:
                 deviation = read_metrics(self._storage).get((0, "evaluate"), {}).get("evaluate/reward_std", 0.0)
                 verdict = astray(verdict, alpha, deviation)
-            suggested = {"suggested": typed(verdict.alpha, self._search, alpha).strip("'")} if verdict.alpha else {}
+            suggested = {"suggested": typed(verdict.alpha, self._search, alpha)} if verdict.alpha else {}
             fields = {"kind": verdict.kind, "ess": verdict.ess, "of": verdict.most, "alpha": alpha, **suggested}
             self._log.event(EVENT, round=round, **fields)
             self._progress.say(in_words(verdict, self._search, alpha))

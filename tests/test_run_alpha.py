@@ -40,8 +40,8 @@ def test_alpha_is_measured_once_whatever_becomes_of_the_samples(tmp_path: Path) 
     assert f"search.alpha {alpha:.4g}: 50 sd of the pretrained reward" in output and "ess of 3" in output
 
     told = [event for event in events(run) if event["event"] == "search_choice"]
-    assert len(told) == 1 and told[0]["kind"] == "idle" and told[0]["suggested"].endswith(" sd")
-    assert (said + output).count("so large that the reward decides nothing; try search.alpha='") == 1
+    assert len(told) == 1 and told[0]["kind"] == "idle" and told[0]["suggested"].endswith("sd")
+    assert (said + output).count("so large that the reward decides nothing; try search.alpha=") == 1
     assert len([event for event in events(run) if event["event"] == "alpha_measured"]) == 1
 
 
