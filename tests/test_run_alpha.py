@@ -60,6 +60,7 @@ def test_it_is_the_run_of_that_number(tmp_path: Path) -> None:
     assert not [event for event in events(tmp_path / "better") if event["event"] == "search_choice"]
 
 
+@pytest.mark.slow  # settled without Ray in test_measured_alpha
 def test_a_constant_reward_has_no_standard_deviation(tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text(
         "import torch\n\n\nclass Same:\n    differentiable = False\n\n"
