@@ -32,6 +32,7 @@ class Accepted:
     ess: Sequence[float]
     nfe: float  # per trajectory
     each: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # of several rewards, by name
+    choices: Sequence[Sequence[float]] | None = None  # [2, K] (`search.choices`); None where they were read back
 
 
 def load_shard(

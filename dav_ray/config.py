@@ -21,6 +21,7 @@ from dav_ray.rewards.options import Reward, with_own_names
 from dav_ray.roles import RewardRole, Roles, override
 from dav_ray.same_setting import former_default, unpacked
 from dav_ray.search.options import Search
+from dav_ray.search.temperature import in_sd
 from dav_ray.section import Section
 
 
@@ -256,6 +257,17 @@ class Config(Section):
             raise ValueError(f"mstep.epochs = {value.epochs}: with mstep.candidates = all a masked model; allowed: 1")
         if value.target == "completed" and model and model.kind != "masked":
             raise ValueError(f"mstep.target = completed: is for masked models, not {model.kind}; allowed: unmasked")
+        return value
+
+    @field_validator("evaluate")
+    @classmethod
+    def _can_measure_alpha(cls, value: Evaluate, info: ValidationInfo) -> Evaluate:
+        search = info.data.get("search")
+        if search and in_sd(search.alpha) and value.samples < 2:
+            raise ValueError(
+                f"evaluate.samples = {value.samples}: one sample has no standard deviation, and search.alpha = "
+                f"{search.alpha} is measured on them; allowed: at least 2, or a number as search.alpha"
+            )
         return value
 
     @field_validator("overlap")

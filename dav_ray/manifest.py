@@ -130,6 +130,11 @@ class ManifestStore:
         changes = {name: value for name, value in changes.items() if value is not None}
         return self._update(lambda manifest: replace(manifest, **changes))
 
+    def settle_alpha(self, alpha: float) -> float:
+        """The number that the run searches with: this one, unless a driver has settled one before."""
+        settled = self._update(lambda m: m if m.alpha is not None else replace(m, alpha=alpha)).alpha
+        return alpha if settled is None else settled
+
     def close_round(self, summary: Mapping[str, Any]) -> Manifest:
         """Write the open round's immutable manifest with this summary of its metrics; open the next round, whose shards
         are those that were committed ahead.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -38,6 +39,7 @@ _KINDS = {
     **dict.fromkeys(("shards", "ahead"), list),
     **dict.fromkeys(("phase", "config_sha256"), str),
     "versions": dict,
+    "alpha": float,
 }
 
 
@@ -54,18 +56,22 @@ class Manifest:
     versions: dict[str, str]  # of the libraries that the owning driver runs with
     config_sha256: str
     ahead: tuple[Shard, ...] = ()  # of the round after the open one, in chunk order; absent in older manifests
+    alpha: float | None = None  # what search.alpha came to where it is in standard deviations; else absent
 
     def to_json(self) -> bytes:
-        return to_json(asdict(self))
+        fields = asdict(self)
+        return to_json({name: value for name, value in fields.items() if name != "alpha" or value is not None})
 
     @staticmethod
     def from_json(data: bytes) -> Manifest:
         """ValueError saying what is wrong with it."""
-        fields = checked_fields(parse_json(data), _KINDS, optional=("ahead",))
+        fields = checked_fields(parse_json(data), _KINDS, optional=("ahead", "alpha"))
         if fields["phase"] not in get_args(Phase) or fields["round"] < 1:
             raise ValueError(f"says round {fields['round']}, phase {fields['phase'][:60]}")
         if not all(isinstance(version, str) for version in fields["versions"].values()):
             raise ValueError("has versions that are no text")
+        if not 0 < fields.get("alpha", 1.0) < math.inf:
+            raise ValueError(f"says alpha {fields['alpha']}")
         shards, ahead = (
             tuple(map(Shard.from_fields, found)) for found in (fields.pop("shards"), fields.pop("ahead", ()))
         )

@@ -15,7 +15,7 @@ TYPES = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
 }
-WORDS = {int: "a whole number", str: "text", list: "a list", dict: "an object"}
+WORDS = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "an object"}
 MOST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 
 

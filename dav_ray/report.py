@@ -156,6 +156,18 @@ def headline(run: RunData) -> list[HeadlineRow]:
         # 0 by definition where it was not measured
         first, now = kl.get(0, None if run.origin else 0.0), kl.get(last)
         rows.append(_row("KL to the pretrained model (nats per trajectory)", first, now, last, _signed(now)))
+    return [*rows, *_search_rows(run, last)]
+
+
+def _search_rows(run: RunData, last: int) -> list[HeadlineRow]:
+    """How freely the last round's search chose, and its alpha."""
+    ess, alpha = run.series("search/ess").get(last), run.series("search/alpha").get(last)
+    deviation, rows = run.series("evaluate/reward_std").get(0), []
+    if ess is not None and run.alternatives is not None:
+        rows.append(HeadlineRow(f"Search: effective candidates of {run.alternatives:.3g}", "", number(ess), ""))
+    if alpha is not None:
+        unit = f"{number(alpha / deviation)} sd of the pretrained reward" if deviation else ""
+        rows.append(HeadlineRow("Search: alpha", "", number(alpha), unit))
     return rows
 
 

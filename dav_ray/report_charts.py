@@ -42,6 +42,8 @@ def curves(run: RunData) -> list[Chart]:
     charts = [_reward(f"Reward: {run.reward_label}", mean, sd, run.series("reward/mean")), *_rewards(run)]
     charts += [*(_heldout(run, name) for name in run.heldout), _diversity(run)]
     for name, title, axis in SINGLE:
+        if name == "search/ess" and run.alternatives is not None:
+            axis = f"{axis} (of {run.alternatives:.3g})"
         charts.append(_lines(title, axis, {title: run.series(name)}))
     charts.append(_times(run))
     return [chart for chart in charts if chart is not None]

@@ -77,6 +77,12 @@ class RunData:
         return [name.removeprefix(EVALUATED[0]) for name in self.names(EVALUATED[0])]
 
     @property
+    def alternatives(self) -> float | None:
+        """Candidates of a step (smc: particles of a population); None where a search chooses among none."""
+        most = max(self.series("search/ess_most").values(), default=1.0)
+        return most if most > 1 else None
+
+    @property
     def sequences(self) -> bool:
         """Whether samples are sequences, not images."""
         return self._model.get("kind") == "masked"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +11,9 @@ import pyarrow as pa
 import ray
 from ray import exceptions
 
-from dav_ray import buffer, evaluate
+from dav_ray import buffer, evaluate, measured_alpha
 from dav_ray.accepted import Accepted, load_shard, search_metrics
+from dav_ray.choice_hints import ChoiceHints, alternatives
 from dav_ray.config import Config
 from dav_ray.dispatch import Dispatcher
 from dav_ray.errors import RunError
@@ -59,6 +61,8 @@ class Rounds:
         self._prompts, self._kind = config.prompts, sample_kind(config)
         self._accepted: dict[int, dict[int, Accepted]] = {}  # round -> index -> chunk, of rounds that are not closed
         self._searched: set[int] = set()  # rounds, by this driver
+        self._alpha = math.nan  # the temperature of the run's searches, once it is known
+        self._hints = ChoiceHints(config.search, storage, log, progress)
         self._idle_since = self._round_start = time.monotonic()
         self._busy_before = self._worked()
 
@@ -101,7 +105,10 @@ class Rounds:
         values |= self._busy_shares(busy, seconds)
         if memory_gb:
             values["memory/search_gb"] = memory_gb
+        most = alternatives(self._config.search, [c for chunk in chunks for c in chunk.conditions])
+        values |= {"search/ess_most": most, "search/alpha": self._alpha}
         self._log.metrics(round, "search", values)
+        self._hints.tell(round, self._in_order(round), most, self._alpha)
         self._searched.add(round)
 
     def _told(self, round: int) -> bool:
@@ -119,7 +126,7 @@ class Rounds:
         self._log.event("chunk_committed", round=chunk.round, chunk=meta.index, seconds=round(meta.seconds, 3))
         nfe = meta.cost.network / meta.rows
         per_row = meta.trajectories, meta.conditions, meta.rewards, meta.log_weights, meta.ess
-        return Accepted(meta.index, table, shard, *per_row, nfe, meta.each)
+        return Accepted(meta.index, table, shard, *per_row, nfe, meta.each, meta.choices)
 
     def _chunks_of(self, round: int) -> dict[int, Accepted]:
         """The committed chunks of the open round or of the next one, by index; read back after a restart. Without those
@@ -163,7 +170,10 @@ class Rounds:
         search, version = self._config.search, self._config.searching_version(round)
         prompts = round_prompts(self._prompts, round, search.trajectories, together=search.kind == "smc")
         return [
-            Chunk(self._config.seed, round, index, version, tuple(numbers), tuple(prompts[n] for n in numbers))
+            Chunk(
+                *(self._config.seed, round, index, version),
+                *(tuple(numbers), tuple(prompts[n] for n in numbers), self._alpha),
+            )
             for index, numbers in enumerate(spans(search.trajectories, search.chunk))
         ]
 
@@ -201,9 +211,15 @@ class Rounds:
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     def evaluate_pretrained(self) -> None:
-        """Round 0: the model before any training of this run."""
+        """Round 0: the model before training. From its rewards follows an alpha in standard deviations."""
         if not self._storage.exists(evaluate.table_path(0)):
             self._evaluate(0, 0)
+
+        def pretrained() -> pa.Table:
+            return buffer.decode(self._storage.read(evaluate.table_path(0)))
+
+        alpha = self._config.search.alpha
+        self._alpha = measured_alpha.settle(alpha, self._store, self._log, self._progress, pretrained)
         self._round_start, self._busy_before = time.monotonic(), self._worked()
 
     def evaluate(self) -> dict[str, float]:

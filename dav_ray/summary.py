@@ -35,15 +35,31 @@ def render_rounds(storage: Storage) -> str:
     rows = [metrics[round, "evaluate"] for round in rounds]
     columns = _columns(rows)
     table = Table(title="samples of the model without search", title_justify="left")
-    for title in ("round", *columns, "searched reward"):
+    searches = [metrics.get((round, "search"), {}) for round in rounds]
+    searched = _search_columns(searches)
+    for title in ("round", *columns, *searched):
         table.add_column(title, justify="right")
-    for round, row in zip(rounds, rows, strict=True):
-        searched = metrics.get((round, "search"), {}).get("reward/mean")
+    for round, row, search in zip(rounds, rows, searches, strict=True):
         cells = [cell(row, rows[0]) for cell in columns.values()]
-        table.add_row(str(round), *cells, "" if searched is None else f"{searched:.4g}")
+        table.add_row(str(round), *cells, *(_number(search, name) for name in searched.values()))
     text = io.StringIO()
     Console(file=text, width=120).print(table)
-    return text.getvalue().rstrip()
+    return "\n".join([text.getvalue().rstrip(), *_alpha(searches, rows[0])])
+
+
+def _search_columns(searches: list[Metrics]) -> dict[str, str]:
+    """Title -> the number of the round's search. Where each step chooses: how many candidates count, of how many."""
+    most = max((row["search/ess_most"] for row in searches if "search/ess_most" in row), default=1.0)
+    return {"searched reward": "reward/mean", **({f"ess of {most:.3g}": "search/ess"} if most > 1 else {})}
+
+
+def _alpha(searches: list[Metrics], first: Metrics) -> list[str]:
+    """A line that says what alpha was, and how much of what the pretrained model's rewards differ by."""
+    alpha = next((row["search/alpha"] for row in searches if "search/alpha" in row), None)
+    if alpha is None:
+        return []
+    spread = first.get("evaluate/reward_std")
+    return [f"search.alpha {alpha:.4g}" + (f": {alpha / spread:.2g} sd of the pretrained reward" if spread else "")]
 
 
 def _columns(rows: list[Metrics]) -> dict[str, Callable[[Metrics, Metrics], str]]:

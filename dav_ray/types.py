@@ -20,6 +20,7 @@ class Chunk:
     policy_version: int
     trajectories: tuple[int, ...]  # numbers within the round
     conditions: tuple[str, ...]  # one per trajectory
+    alpha: float | None = None  # temperature of its search; None: the number that the configuration has
 
     @property
     def name(self) -> str:
@@ -96,6 +97,7 @@ class Trajectories:
     cost: Cost  # of all B together
     step_ess: Tensor | None = None  # [S, B] float64, the same at each step that chooses, from t = T down
     each: Tensor | None = None  # [B, R] float64, what each of R rewards said of x_0, unweighted; NaN: not known
+    choices: Tensor | None = None  # [B, 2, K] float64, what it would be at other alphas (`search.choices`)
 
 
 @dataclass(frozen=True)

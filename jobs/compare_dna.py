@@ -105,11 +105,12 @@ def sampled(folder: Path) -> tuple[Row, Row]:
 
 def searched(folder: Path, search: Search, model: MaskedDiffusion) -> Row:
     """A round's worth of searched samples of a model, measured as a run's own."""
-    config, base = read_run(str(folder)).config, sampled(folder)[0]
+    run, base = read_run(str(folder)), sampled(folder)[0]
+    config = run.config
     num = config.search.trajectories
     conditions = [config.prompts[i % len(config.prompts)] for i in range(num)]
     noise = KeyedNoise(config.seed, config.rounds + 1, range(num))
-    found = strategy(search)(model, _scorer(config.reward), conditions, noise)
+    found = strategy(search, run.manifest.alpha)(model, _scorer(config.reward), conditions, noise)
     held_out = _scorer([r for r in config.evaluate.heldout if r.label == HELD_OUT]).score(found.sample, conditions)
     median, distance = float(held_out.median()), mean_edit_distance(model.alphabet.decode(found.sample.numpy()))
     rng = PipelineNoise(range(num)).at(0)

@@ -79,6 +79,7 @@ def test_the_evidence_says_what_was_asked_and_answered(storage: Storage) -> None
         "policy_version": 2,
         "trajectories": [24, 25, 26],
         "conditions": ["a", "b", "ü"],
+        "alpha": None,
     }
     assert (record["worker"], record["node"], record["pid"]) == ("search-0-1", "f00", 4711)
     assert record["trace"] == "Traceback: ..." and record["versions"] == {"dav_ray": "1"}

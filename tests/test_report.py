@@ -75,7 +75,13 @@ def evaluate_line(round_: int, **changed: float) -> dict[str, Any]:
 def metric_lines(rounds: int) -> list[dict[str, Any]]:
     lines = [evaluate_line(0)]
     for r in range(1, rounds + 1):
-        search = {"reward/mean": -0.95 + 0.1 * r, "search/ess": 50.0 - r, "time/estep_s": 13.0}
+        search = {
+            "reward/mean": -0.95 + 0.1 * r,
+            "search/ess": 50.0 - r,
+            "search/ess_most": 64.0,
+            "search/alpha": 0.005,
+            "time/estep_s": 13.0,
+        }
         mstep = {"mstep/nll": 4.0 / r, "mstep/kl": 0.2 * r, "mstep/grad_norm": 1.0 / r, "time/mstep_s": 4.5}
         lines.append({"time": 1.7e9, "round": r, "role": "search", "search/nfe_per_sample": 77, **search})
         lines.append({"time": 1.7e9, "round": r, "role": "mstep", "mstep/optimizer_steps": 16, **mstep})
@@ -129,6 +135,19 @@ def test_headline_figures(tmp_path: Path) -> None:
     assert rows["Diversity: features"].change == "80.0 % of pretrained"
     assert rows["Diversity: within prompt"].change == "75.0 % of pretrained"
     assert rows["KL to the pretrained model (nats per trajectory)"].last == "6"
+
+
+def test_how_freely_the_search_chose(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    rows = {row.measure: row for row in headline(load_run(open_storage(str(run))))}
+    chosen, alpha = rows["Search: effective candidates of 64"], rows["Search: alpha"]
+    assert (chosen.pretrained, chosen.last, chosen.change) == ("", "46", "")
+    assert (alpha.last, alpha.change) == ("0.005", "0.1 sd of the pretrained reward")
+    assert "ESS (of 64)" in render(open_storage(str(run)))
+
+    older = [{k: v for k, v in line.items() if k != "search/ess_most"} for line in metric_lines(4)]
+    write_metrics(run, older)
+    assert "Search: effective" not in "".join(row.measure for row in headline(load_run(open_storage(str(run)))))
 
 
 def test_headline_reaches_the_page(tmp_path: Path) -> None:

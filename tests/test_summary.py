@@ -52,3 +52,19 @@ def test_rounds_of_different_sizes(tmp_path: Path) -> None:
         ["0", "1", "+0.00", "", "100%", ""],
         ["1", "2", "+2.00", "0.25", "", ""],
     ]
+
+
+def test_the_search_and_its_alpha(tmp_path: Path) -> None:
+    first = {"round": 0, "evaluate/reward_mean": 1.0, "evaluate/reward_std": 0.5}
+    search = {"round": 1, "role": "search", "reward/mean": 2.5, "search/ess": 3.251, "search/alpha": 0.05}
+    last = {"round": 1, "evaluate/reward_mean": 2.0}
+
+    assert cells(tmp_path, first, search, last)[0] == ["round", "reward", "rise in sd", "searched reward"]
+    assert cells(tmp_path, first, {**search, "search/ess_most": 4.0}, last) == [
+        ["round", "reward", "rise in sd", "searched reward", "ess of 4"],
+        ["0", "1", "+0.00", "", ""],
+        ["1", "2", "+2.00", "2.5", "3.251"],
+    ]
+    said = render_rounds(open_storage(str(tmp_path))).splitlines()
+    assert said[-1] == "search.alpha 0.05: 0.1 sd of the pretrained reward"
+    assert cells(tmp_path, first, {**search, "search/ess_most": 1.0}, last)[0][-1] == "searched reward"

@@ -20,6 +20,7 @@ from dav_ray.tracebacks import innermost
 from dav_ray.types import Chunk, Cost, EvaluationChunk, Trajectories
 
 if TYPE_CHECKING:
+    from dav_ray.search.base import Search
     from dav_ray.search.parts import Turns
 
 Found = TypeVar("Found")
@@ -57,6 +58,7 @@ class ChunkMeta:
     cost: Cost
     seconds: float
     memory_gb: float  # most GPU memory of the worker so far; 0 without a GPU
+    choices: tuple[tuple[float, ...], ...] | None  # [2, K], mean over trajectories (`search.choices`)
 
 
 class SearchActor:
@@ -69,7 +71,6 @@ class SearchActor:
         from dav_ray.module_path import on_path
         from dav_ray.rewards.actor import FleetClient
         from dav_ray.rewards.base import Scorer
-        from dav_ray.search.base import strategy
         from dav_ray.search.last_round import LastRound
         from dav_ray.secrets import learn
         from dav_ray.storage import open_storage
@@ -89,8 +90,7 @@ class SearchActor:
         policy.start(self._storage, config, self._diffusion)
         fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
         self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], fleet)
-        fitted = config.mstep
-        self._search = strategy(config.search, blend=fitted.candidates == "all", complete=fitted.target == "completed")
+        self._strategy: tuple[float | None, Search] | None = None  # alpha, and the search at it
         self._last_round = LastRound(config, self._storage)
         self._alphabet = getattr(self._diffusion, "alphabet", None)  # of sequences
         self._judges: Any = None
@@ -133,6 +133,7 @@ class SearchActor:
             found.cost,
             time.monotonic() - start,
             peak_memory_gb(),
+            None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
         )
         return table, self._answer(meta, events)
 
@@ -238,11 +239,20 @@ class SearchActor:
         from dav_ray.search.refine import Refine
 
         noise = KeyedNoise(chunk.seed, chunk.round, chunk.trajectories)
-        scorer = self._scorer.of(chunk.name, turns.waiting)
-        if isinstance(self._search, Refine):
+        scorer, search = self._scorer.of(chunk.name, turns.waiting), self._search_at(chunk.alpha)
+        if isinstance(search, Refine):
             starts = self._last_round.starts(chunk, self._device)
-            return self._search(self._diffusion, scorer, chunk.conditions, noise, starts)
-        return self._search(self._diffusion, scorer, chunk.conditions, noise)
+            return search(self._diffusion, scorer, chunk.conditions, noise, starts)
+        return search(self._diffusion, scorer, chunk.conditions, noise)
+
+    def _search_at(self, alpha: float | None) -> Search:
+        from dav_ray.search.base import strategy
+
+        if self._strategy is None or self._strategy[0] != alpha:
+            config, fitted = self._spec.config.search, self._spec.config.mstep
+            kept = {"blend": fitted.candidates == "all", "complete": fitted.target == "completed"}
+            self._strategy = alpha, strategy(config, alpha, **kept)
+        return self._strategy[1]
 
     def _use(self, version: int) -> None:
         """Load a policy: from the run's mailbox, or from storage after a restart."""

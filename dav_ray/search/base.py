@@ -14,6 +14,7 @@ from torch import Tensor
 from dav_ray.diffusion.base import Diffusion, Kernel
 from dav_ray.noise import KeyedNoise, Noise
 from dav_ray.search.options import Search as SearchConfig
+from dav_ray.search.temperature import number
 from dav_ray.types import Trajectories
 
 
@@ -41,9 +42,14 @@ class Search(Protocol):
         ...
 
 
-def strategy(config: SearchConfig, *, blend: bool = False, complete: bool = False) -> Search:
-    """The configured search. Its trajectories carry to the M-step all candidates (blend: mstep.candidates = all), or
-    the winners' completed x_0 (complete: mstep.target = completed)."""
+def strategy(
+    config: SearchConfig, alpha: float | None = None, *, blend: bool = False, complete: bool = False
+) -> Search:
+    """The configured search; alpha: what `search.alpha` came to where it is in standard deviations.
+
+    Its trajectories carry to the M-step all candidates (blend: mstep.candidates = all), or the winners' completed x_0
+    (complete: mstep.target = completed).
+    """
     from dav_ray.search.best_of_n import BestOfN
     from dav_ray.search.dav import Dav
     from dav_ray.search.none import NoSearch
@@ -52,8 +58,9 @@ def strategy(config: SearchConfig, *, blend: bool = False, complete: bool = Fals
     from dav_ray.search.smc import Smc
     from dav_ray.search.svdd import Svdd
 
+    alpha = number(config.alpha, alpha)
     dav = Dav(
-        *(config.candidates, config.alpha, config.gamma, config.gradient, config.beta),
+        *(config.candidates, alpha, config.gamma, config.gradient, config.beta),
         *(blend, complete, config.ratio, config.choice, unscored(config)),
     )
     match config.kind:
@@ -62,13 +69,13 @@ def strategy(config: SearchConfig, *, blend: bool = False, complete: bool = Fals
         case "smc":
             return Smc(dav, config.particles, config.resampling, config.resample_below, config.tempering)
         case "svdd":
-            return Svdd(config.candidates, config.alpha, config.choice)
+            return Svdd(config.candidates, alpha, config.choice)
         case "refine":
             return Refine(dav, config.repeats, config.depth)
         case "best_of_n":
             return BestOfN(config.candidates)
         case "none":
-            return NoSearch(config.alpha, config.beta)
+            return NoSearch(alpha, config.beta)
 
 
 Observer = Callable[[Tensor, int, Kernel], None]  # (x_t, t, kernel at x_t)

@@ -19,6 +19,7 @@ from torch import Tensor
 from dav_ray.diffusion.base import Diffusion, Kernel, Prediction, rows_with_graph
 from dav_ray.noise import Draws, KeyedNoise
 from dav_ray.search.base import Scorer
+from dav_ray.search.choices import Choices
 from dav_ray.search.front import Expansion, Front, Known, Parents
 from dav_ray.search.reuse import Reuse
 from dav_ray.search.weights import choose, effective_size, logmeanexp, value
@@ -65,7 +66,7 @@ class Dav:
         """Search from the states x at step `start` on; the trajectories begin there, and so do their weights."""
         before, calls = diffusion.cost, 0
         front = Front.start(x)
-        states, targets, sizes = [x], [], []
+        states, targets, sizes, choices = [x], [], [], Choices()
         log_weight = torch.zeros(len(conditions), dtype=torch.float64)
         for t in range(start, 0, -1):
             rng = noise.at(t - 1)
@@ -84,6 +85,7 @@ class Dav:
             front, calls = step.keep(column, v), calls + step.calls
             if not diffusion.deterministic(t):
                 sizes.append(effective_size(log_w))
+                choices.add(v, step.log_ratio, tilted=self.gradient)
             if self.blend:
                 targets.append(step.blend(log_w))
             elif self.complete:
@@ -100,6 +102,7 @@ class Dav:
             diffusion.cost - before + Cost(reward=calls),
             step_ess,
             each=front.each,
+            choices=choices.mean() if self.choice == "draw" else None,
         )
 
     def _walk(self, diffusion: Diffusion, front: Front, t: int, conditions: Sequence[str], rng: Draws) -> Front:

@@ -15,6 +15,7 @@ from dav_ray.errors import RunError
 from dav_ray.manifest import ManifestStore, Shard, round_manifest_path
 from dav_ray.reward_columns import read_each
 from dav_ray.schedule import round_prompts
+from dav_ray.search.temperature import number
 from dav_ray.search.warm import Starts, assign
 from dav_ray.storage import Storage
 from dav_ray.types import Chunk
@@ -68,7 +69,7 @@ class LastRound:
             conditions,
             found.conditions,
             found.reward,
-            alpha=search.alpha,
+            alpha=number(search.alpha, chunk.alpha),
             seed=chunk.seed,
             round=chunk.round,
         )

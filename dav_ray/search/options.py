@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from dav_ray.search import temperature
 from dav_ray.section import Section
 
 GEOMETRIC = re.compile(r"geometric\(\s*(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\)")
@@ -27,7 +28,12 @@ class Search(Section):
         le=1_000_000,
         description="M: candidates per step and trajectory; best_of_n: trajectories per accepted one",
     )
-    alpha: float = Field(default=0.005, gt=0, description="temperature of the tilt exp(r / alpha)")
+    alpha: temperature.Alpha = Field(
+        default=0.005,
+        description='temperature of the tilt exp(r / alpha): in the reward\'s own unit, or as "0.1 sd" in standard '
+        "deviations of the pretrained reward, measured in round 0 and fixed from then on",
+        json_schema_extra={"allowed": temperature.ALLOWED},
+    )
     gamma: float = Field(default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha")
     gradient: bool = Field(
         default=False,
@@ -88,7 +94,8 @@ class Search(Section):
     spread: float | None = Field(
         default=None,
         gt=0,
-        description="dav: the most by which the rewards of a step's candidates differ, for `negligible`",
+        description="dav: the most by which the rewards of a step's candidates differ, in the unit of alpha (a number "
+        "or sd), for `negligible`",
     )
     repeats: int = Field(
         default=8, ge=1, le=1_000_000, description="refine: how often a sample is re-noised and searched again"
@@ -112,6 +119,11 @@ class Search(Section):
     compile: bool = Field(
         default=False, description="torch.compile the policy on search workers, which takes minutes at their start"
     )
+
+    @field_validator("alpha", mode="before")
+    @classmethod
+    def _alpha(cls, value: object) -> temperature.Alpha:
+        return temperature.parsed(value)
 
     @field_validator("anchor")
     @classmethod

@@ -87,4 +87,5 @@ def join(parts: Sequence[Trajectories]) -> Trajectories:
         return None if values[0] is None else torch.cat(values, dim)
 
     whole = cat("states", 1), cat("targets", 1), cat("sample"), cat("reward"), cat("log_weight"), cat("ess")
-    return Trajectories(*whole, sum((part.cost for part in parts), Cost()), cat("step_ess", 1), each=cat("each"))
+    cost, last = sum((part.cost for part in parts), Cost()), {"each": cat("each"), "choices": cat("choices")}
+    return Trajectories(*whole, cost, cat("step_ess", 1), **last)

@@ -46,7 +46,7 @@ class Refine:
         found = self._begin(diffusion, scorer, conditions, noise, starts)
         steps = max(1, round(self.depth * diffusion.steps))
         states, sample, reward, ess, cost = found.states, found.sample, found.reward, found.ess, found.cost
-        each = found.each
+        each, choices = found.each, []
         for repeat in range(1, self.repeats + 1):
             rng = noise.nth(repeat)
             back = diffusion.renoise(states[-1], 0, steps, conditions, rng.at(diffusion.steps + 1))
@@ -58,7 +58,9 @@ class Refine:
             reward, ess = torch.where(new, again.reward, reward), torch.where(new, again.ess, ess)
             each = _where(new, _given(again.each), _given(each), dim=0)
             cost = cost + again.cost
-        return Trajectories(states, None, sample, reward, None, ess, cost, each=each)
+            choices += [again.choices] if again.choices is not None else []
+        chosen = torch.stack(choices).mean(0) if choices else None
+        return Trajectories(states, None, sample, reward, None, ess, cost, each=each, choices=chosen)
 
     def _begin(
         self,

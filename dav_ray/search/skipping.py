@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 from dav_ray.search.options import Search
+from dav_ray.search.temperature import magnitude
 
 
 def unscored(search: Search) -> frozenset[int]:
@@ -17,8 +18,8 @@ def unscored(search: Search) -> frozenset[int]:
 def change(search: Search, t: int) -> float:
     """The most by which scoring x_t changes the choice among its candidates, in total variation, where their rewards
     differ by `search.spread` at most: two softmax whose log weights differ by delta in range are at most tanh(delta/4)
-    apart, and delta = gamma^t spread / alpha. 1 where no spread is given."""
-    return math.tanh(search.gamma**t * search.spread / search.alpha / 4) if search.spread else 1.0
+    apart, and delta = gamma^t spread / alpha, both in the same unit. 1 where no spread is given."""
+    return math.tanh(search.gamma**t * search.spread / magnitude(search.alpha) / 4) if search.spread else 1.0
 
 
 def counts(search: Search) -> tuple[int, int, int]:

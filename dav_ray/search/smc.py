@@ -8,7 +8,7 @@ a population then take the log of its mean weight. The mean of the final weights
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from dav_ray.diffusion.base import Diffusion
 from dav_ray.noise import KeyedNoise
 from dav_ray.search import tempering
 from dav_ray.search.base import Scorer
+from dav_ray.search.choices import ladder
 from dav_ray.search.dav import Dav
 from dav_ray.search.front import Expansion, Front
 from dav_ray.search.options import ADAPTIVE
@@ -54,7 +55,7 @@ class Smc:
         front = Front.start(diffusion.prior(names, noise.at(diffusion.steps)))
         log_weight = torch.zeros(len(names), dtype=torch.float64)
         temper = torch.zeros(len(names), 1, dtype=torch.float64)
-        states, lineage, sizes = [front.x], [], []
+        states, lineage, sizes, ladders = [front.x], [], [], []
         for t in range(diffusion.steps, 0, -1):
             rng = noise.at(t - 1)
             ahead = self._fixed(temper, t - 1, diffusion.steps)
@@ -65,11 +66,13 @@ class Smc:
             log_weight = log_weight + logmeanexp(log_w) - front.value
             front, calls = step.keep(choose(log_w, rng.uniform(())), v), calls + step.calls
             states.append(front.x)
-            sizes.append(_each(populations, draws, log_weight, len(conditions)))
+            sizes.append(_each(populations, draws, log_weight, effective_size))
+            ladders.append([_each(populations, draws, each, ladder) for each in (front.value, log_weight)])
             num = draws if t == 1 else populations
             ancestors, log_weight = self._resample(log_weight, populations, num, rng.uniform(()), always=t == 1)
             lineage.append(ancestors)
             front = front.take(ancestors)
+        choices = torch.stack([torch.stack(both, dim=1) for both in ladders]).mean(0)
         return Trajectories(
             trace(states, lineage),
             None,
@@ -80,6 +83,7 @@ class Smc:
             diffusion.cost - before + Cost(reward=calls),
             torch.stack(sizes),
             each=front.each,
+            choices=None if ADAPTIVE.fullmatch(self.tempering) else choices,
         )
 
     def _fixed(self, temper: Tensor, t: int, steps: int) -> Tensor:
@@ -134,9 +138,12 @@ def trace(states: list[Tensor], lineage: list[Tensor]) -> Tensor:
     return torch.stack(path[::-1])
 
 
-def _each(populations: list[Tensor], draws: list[Tensor], log_weight: Tensor, num: int) -> Tensor:
-    """Effective size of its population, for every accepted trajectory [num]."""
-    sizes = torch.empty(num, dtype=torch.float64)
-    for rows, places in zip(populations, draws, strict=True):
-        sizes[places] = effective_size(log_weight[rows].unsqueeze(0))
-    return sizes
+def _each(
+    populations: list[Tensor], draws: list[Tensor], values: Tensor, measure: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """For every accepted trajectory what `measure` [1, P] -> [1, ...] says of the values of its population."""
+    found = [measure(values[rows].unsqueeze(0))[0] for rows in populations]
+    each = found[0].new_empty(sum(map(len, draws)), *found[0].shape)
+    for one, places in zip(found, draws, strict=True):
+        each[places] = one
+    return each
