@@ -51,9 +51,9 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UserError with all mistakes found.
     """
-    path = _find(recipe)
+    path, text = source(recipe)
     mistakes: Mistakes = {}
-    tree = parse(_read(path), str(path))
+    tree = parse(text, str(path))
     for override in overrides:
         try:
             assign(tree, override)
@@ -79,6 +79,12 @@ def with_batches(recipe: Recipe, batches: Batches) -> Recipe:
                 f"batches = probed: {key}: {error}; allowed: keys written out, or batches = given"
             ) from None
     return _build(recipe.name, tree, Path("."), {})
+
+
+def source(recipe: str) -> tuple[Path, str]:
+    """Where a recipe lies, and its text. Raises UserError if there is none, or it can't be read."""
+    path = _find(recipe)
+    return path, _read(path)
 
 
 def shipped() -> list[str]:
