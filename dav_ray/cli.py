@@ -116,18 +116,39 @@ def sample(
     run_dir: RunDir,
     num: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="How many samples.")],
     out: Annotated[str, typer.Option(metavar="PATH", help="A folder; sequences also FILE.fasta, FILE.fa or FILE.csv.")],
-    address: Address = "local",
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            metavar="auto|local|HOST:PORT",
+            help="local draws in this process, without Ray; else the Ray cluster that does.",
+        ),
+    ] = "local",
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Sample i uses seed + i. Default: evaluate.seed.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="In place of the run's prompts; may be repeated. Masked models: conditions."),
+    ] = None,
+    version: Annotated[
+        str, typer.Option(metavar="last|best|N", help="Which policy; 0 is the pretrained one.")
+    ] = "last",
+    steps: Annotated[
+        int | None, typer.Option(min=2, max=MOST_SAMPLES, help="Sampling steps. Default: search.steps.")
+    ] = None,
+    reward: Annotated[
+        bool, typer.Option("--reward/--no-reward", help="With the columns of rewards and held-out measures.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is at PATH.")] = False,
 ) -> None:
     """Draw samples from the aligned model: images as PNGs, sequences as FASTA or CSV."""
     with exit_codes(run_dir):
         require_run(run_dir, address)
-        require_model(run_dir, address)
-        from dav_ray.sample import sample_run
+        from dav_ray.sample import Wanted, sample_run
 
-        sample_run(run_dir, num, out, seed, address)
+        wanted = Wanted(num, out, seed, tuple(prompt or ()), version, steps, reward, force)
+        sample_run(run_dir, wanted, address)
 
 
 @app.command()

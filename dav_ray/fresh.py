@@ -1,15 +1,20 @@
-"""Fresh samples of a run's last policy, drawn without search on search actors: what `evaluate` and `sample` share."""
+"""Fresh samples of a run's policies, drawn without search on search actors."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
+from dav_ray.config import Config
 from dav_ray.driver import absolute
 from dav_ray.evaluate import evaluation_chunks
 from dav_ray.run_files import RunLog, StoredRun, read_run, write_marker
 from dav_ray.types import EvaluationChunk
+
+Measure = Callable[[Sequence[EvaluationChunk]], pa.Table]
 
 
 def stored_run(run_dir: str) -> StoredRun:
@@ -22,14 +27,21 @@ def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address:
 
     Defaults: evaluate.samples and evaluate.seed.
     """
+    manifest, config = stored.manifest, stored.config
+    chunks = evaluation_chunks(config, manifest.closed, manifest.policy_version, config.prompts, num, seed)
+    with measuring(stored, address) as measure:
+        return manifest.closed, measure(chunks)
+
+
+@contextlib.contextmanager
+def measuring(stored: StoredRun, address: str, config: Config | None = None) -> Iterator[Measure]:
+    """What measures chunks on the cluster at `address`, as long as the context lasts. config: in place of the run's."""
     from dav_ray.dispatch import Dispatcher
     from dav_ray.gather import gathered
     from dav_ray.session import connected, session
 
-    storage, manifest, config = stored.storage, stored.manifest, stored.config
+    storage, manifest, config = stored.storage, stored.manifest, config or stored.config
     place = storage.uri
-    chunks = evaluation_chunks(config, manifest.closed, manifest.policy_version, config.prompts, num, seed)
-
     with connected(address, config):
         write_marker(storage)
         name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}"
@@ -41,7 +53,6 @@ def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address:
             dispatcher.expect(actors.away, actors.lives)
 
             def lost(chunk: EvaluationChunk, cause: str) -> None:
-                log.event("tables_lost", round=manifest.closed, item=chunk.name, cause=cause)
+                log.event("tables_lost", round=chunk.round, item=chunk.name, cause=cause)
 
-            table = gathered(chunks, lambda some, keep, _: dispatcher.run("evaluate", some, keep), lost)
-    return manifest.closed, table
+            yield lambda chunks: gathered(chunks, lambda some, keep, _: dispatcher.run("evaluate", some, keep), lost)

@@ -79,17 +79,23 @@ class Sequences:
 
     def write(self, table: pa.Table, place: Path) -> str:
         """FASTA (named by sample number and reward), CSV (sample, seed, condition, sequence, reward, held-out measures,
-        elbo), or samples.fasta and samples.csv in a folder."""
+        elbo), or samples.fasta and samples.csv in a folder; rewards and measures where they were computed."""
         if place.is_dir():
             for name in ("samples.fasta", "samples.csv"):
                 self.write(table, place / name)
             return f"{table.num_rows} samples: samples.fasta and samples.csv in {place}"
         if place.suffix.lower() == ".csv":
-            names = ["sample", "seed", "condition", "sequence", "reward"]
+            names = ["sample", "seed", "condition", "sequence"]
+            names += ["reward"] if "reward" in table.column_names else []
             names += [n for n in table.column_names if n.startswith("heldout/") or n == "elbo"]
             table.select(names).to_pandas().to_csv(place, index=False)
         else:
-            rows = table.select(["sample", "reward"]).to_pylist()
-            names = [f"{row['sample']} reward={row['reward']:.6g}" for row in rows]
+            shown = [name for name in ("sample", "reward") if name in table.column_names]
+            names = [_title(row) for row in table.select(shown).to_pylist()]
             place.write_text(to_fasta(names, table.column("sequence").to_pylist()), encoding="utf-8")
         return f"{table.num_rows} samples in {place}"
+
+
+def _title(row: dict[str, Any]) -> str:
+    """A FASTA entry's line: the number, and the reward where there is one."""
+    return " ".join([str(row["sample"]), *([f"reward={row['reward']:.6g}"] if "reward" in row else [])])
