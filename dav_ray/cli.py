@@ -24,7 +24,7 @@ MOST_SAMPLES = 1_000_000
 app = typer.Typer(
     name="dav-ray",
     help="Align a diffusion model with a reward, on a Ray cluster.",
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -65,6 +65,7 @@ def run(
 ) -> None:
     """Align a model. The same command on the same run directory continues where it stopped."""
     with exit_codes():
+        from dav_ray.plan import cores, crowded
         from dav_ray.preflight import check, check_address, check_run_dir
         from dav_ray.recipe import load
 
@@ -78,6 +79,8 @@ def run(
     if dry_run:
         typer.echo(dry_run_text(loaded, place))
         return
+    if address == "local" and (line := crowded(loaded.config, cores())):
+        typer.echo(line)
     with exit_codes(place):
         from dav_ray import driver
 

@@ -53,7 +53,7 @@ def check_address(address: str, connect: bool = True) -> None:
     if address.startswith("ray://"):  # Ray Data can't read through it
         raise UserError(
             f"--address {show(address)}: a run can't go through Ray Client; allowed: auto, local or HOST:PORT, "
-            "or submit it: ray job submit --working-dir . -- python jobs/align.py RECIPE.yaml"
+            "or submit it: ray job submit --working-dir . -- dav-ray run RECIPE.yaml"
         )
     if address == "auto" and connect:
         check_auto()
