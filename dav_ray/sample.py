@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,13 +50,13 @@ def sample_run(run_dir: str, wanted: Wanted, address: str) -> None:
     from dav_ray.fresh import stored_run
 
     stored = stored_run(run_dir)
+    check_free(wanted.out, force=wanted.force)
     version = policy_version(stored, wanted.version)
     config, remarks = drawn_with(stored.config, wanted, address)
     for line in announced(config):
         print(printable(line))
     check(config.model_copy(update=_without(config)), address)
     kind = sample_kind(config)
-    check_free(wanted.out, force=wanted.force)
     place = kind.place(wanted.out)
     table, silent = _drawn(stored, config, version, wanted, address)
     for line in [*remarks, *silent]:
@@ -66,10 +67,8 @@ def sample_run(run_dir: str, wanted: Wanted, address: str) -> None:
 def policy_version(stored: StoredRun, wanted: str) -> int:
     """The version that `last`, `best` (by the mean reward without search) or a number means; 0 is the model as the run
     found it. UserError where there is no such policy."""
-    from dav_ray.policy import versions
-
     last, uri = stored.manifest.policy_version, show(stored.storage.uri, PATH)
-    there = sorted({0, *(version for version in versions(stored.storage) if version <= last)})
+    there = sorted({0, *(version for version in _stored(stored) if version <= last)})
     if wanted == "last" and last not in there:
         raise UserError(
             f"{uri}: policy/v{last:04d} is absent, the run's last policy; allowed: a run directory that is whole"
@@ -150,6 +149,12 @@ def _drawn(stored: StoredRun, config: Config, version: int, wanted: Wanted, addr
         if wanted.reward and error.role == "reward":
             error.cause += "; --no-reward draws without"
         raise
+
+
+def _stored(stored: StoredRun) -> set[int]:
+    """The versions that lie in the run directory, found without torch."""
+    found = (re.match(r"policy/v(\d+)/", path) for path in stored.storage.list("policy"))
+    return {int(match[1]) for match in found if match}
 
 
 def _mean_reward(stored: StoredRun, version: int) -> float | None:

@@ -13,6 +13,7 @@ SINGLE = (
     *("types", "noise", "schedule", "config", "manifest", "storage", "buffer", "policy", "evaluate"),
     *("sequences", "checkpoint", "masked_model", "pretrain", "batches", "probing"),
     *("lease", "retention", "local_files", "object_storage", "interrupt"),
+    *("own_recipe", "recipe_comments", "recipe_schema", "key_table", "pretrain_options", "ray_addresses"),
 )
 FOLDERS = ("diffusion", "search", "rewards", "samples", "problems")
 DOCTOR = ("findings", "fit", "measure", "memory", "packing", "pool", "timing", "versions", "weights")

@@ -235,6 +235,19 @@ def test_a_reward_that_fails_on_samples_says_how_to_draw_without(
     sys.modules.pop("gone_rewards")
 
 
+def test_mistakes_cost_no_import_of_torch(runs: dict[str, Path], here: Path) -> None:
+    Path("there.csv").write_text("mine")
+    code = (
+        "import sys; from dav_ray.cli import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit as done: assert done.code == 2, done.code\n"
+        "assert not {'torch', 'ray'} & set(sys.modules)"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
+    for words in (["--out", "there.csv"], ["--out", "x.csv", "--version", "9"]):
+        command = [sys.executable, "-c", code, "sample", str(runs["sequences"] / "run"), "--num", "2", *words]
+        subprocess.run(command, env=env, check=True, timeout=120)
+
+
 MISTAKES = {
     "--version 3": "--version 3: {run} has no such policy; allowed: last, best, 0, 1, 2",
     "--version first": "--version first: {run} has no such policy; allowed: last, best, 0, 1, 2",
@@ -254,3 +267,23 @@ def test_a_place_that_can_not_be(runs: dict[str, Path], here: Path) -> None:
     assert sample(runs["images"], out="x.fasta") == (2, "", [line])
     code, _, errors = sample(runs["images"], "--steps", "5000")
     assert code == 2 and errors[0].startswith("dav-ray: search.steps = 5000: out of range; allowed: 2 to ")
+
+
+@pytest.mark.slow
+def test_search_workers_draw_the_same_bits_without_a_reward(runs: dict[str, Path], here: Path) -> None:
+    """On actors, whose fleet of rewards is empty."""
+    from dav_ray.evaluate import evaluation_chunks
+    from dav_ray.fresh import measuring
+    from dav_ray.run_files import read_run
+    from dav_ray.sample import Wanted, drawn_with
+    from dav_ray.samples.drawing import draw
+
+    stored = read_run(str(runs["sequences"] / "run"))
+    config, remarks = drawn_with(stored.config, Wanted(5, "out", prompts=("fixed=2:TATA",), reward=False), "auto")
+    chunks = evaluation_chunks(config, 2, 2, config.prompts, 5)
+    with measuring(stored, "local", config) as measure:
+        table = measure(chunks)
+    mine, _ = draw(stored.storage, config, chunks)
+
+    assert remarks == [] and mine.column_names == [name for name in table.column_names if name != "reward"]
+    assert table.select(mine.column_names).equals(mine) and mine.num_rows == 5
