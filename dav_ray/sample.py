@@ -51,7 +51,7 @@ def sample_run(run_dir: str, wanted: Wanted, address: str) -> None:
 
     stored = stored_run(run_dir)
     check_free(wanted.out, force=wanted.force)
-    version = policy_version(stored, wanted.version)
+    version = policy_version(stored, wanted.version, show(run_dir, PATH))
     config, remarks = drawn_with(stored.config, wanted, address)
     for line in announced(config):
         print(printable(line))
@@ -64,14 +64,14 @@ def sample_run(run_dir: str, wanted: Wanted, address: str) -> None:
     print(kind.write(table, place))
 
 
-def policy_version(stored: StoredRun, wanted: str) -> int:
+def policy_version(stored: StoredRun, wanted: str, place: str) -> int:
     """The version that `last`, `best` (by the mean reward without search) or a number means; 0 is the model as the run
-    found it. UserError where there is no such policy."""
-    last, uri = stored.manifest.policy_version, show(stored.storage.uri, PATH)
+    found it. UserError, which calls the run `place`, where there is no such policy."""
+    last = stored.manifest.policy_version
     there = sorted({0, *(version for version in _stored(stored) if version <= last)})
     if wanted == "last" and last not in there:
         raise UserError(
-            f"{uri}: policy/v{last:04d} is absent, the run's last policy; allowed: a run directory that is whole"
+            f"{place}: policy/v{last:04d} is absent, the run's last policy; allowed: a run directory that is whole"
         )
     if wanted == "last":
         return last
@@ -79,11 +79,11 @@ def policy_version(stored: StoredRun, wanted: str) -> int:
         means = {version: _mean_reward(stored, version) for version in there if version}
         rewards = {version: mean for version, mean in means.items() if mean is not None}
         if not rewards:
-            raise UserError(f"--version best: no policy of {uri} has a mean reward; allowed: last, or a number")
+            raise UserError(f"--version best: no policy of {place} has a mean reward; allowed: last, or a number")
         return max(rewards, key=lambda version: (rewards[version], -version))
     if not wanted.isdecimal() or int(wanted) not in there:
         known = ", ".join(map(str, there))
-        raise UserError(f"--version {show(wanted)}: {uri} has no such policy; allowed: last, best, {known}")
+        raise UserError(f"--version {show(wanted)}: {place} has no such policy; allowed: last, best, {known}")
     return int(wanted)
 
 
