@@ -43,11 +43,11 @@ def try_reward(
 
     Exit code 1 if it does not.
     """
-    from dav_ray.cli import _exit_codes
+    from dav_ray.cli_errors import exit_codes
     from dav_ray.secrets import printable
 
     kept = True
-    with _exit_codes():
+    with exit_codes():
         words = target, overrides or [], arg or [], model, gradient, tokens, num, device
         for line, right in _asked_again(again) if again is not None else _attempted(*words):
             typer.echo(printable(line))

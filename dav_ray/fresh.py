@@ -1,4 +1,4 @@
-"""Fresh samples of a run's policies, drawn without search on search actors: what `evaluate` and `sample` share."""
+"""Fresh samples of a run's policies, drawn without search on search actors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
+from dav_ray.config import Config
 from dav_ray.driver import absolute
-from dav_ray.evaluate import evaluation_chunks
 from dav_ray.run_files import RunLog, StoredRun, read_run, write_marker
 from dav_ray.types import EvaluationChunk
 
@@ -21,28 +21,15 @@ def stored_run(run_dir: str) -> StoredRun:
     return read_run(absolute(run_dir))
 
 
-def fresh_samples(stored: StoredRun, num: int | None, seed: int | None, address: str) -> tuple[int, pa.Table]:
-    """The last closed round, and `num` samples of seeds `seed`, `seed` + 1, ... of the last policy (columns as in
-    `evaluate.measure`, no KL where `num` is given).
-
-    Defaults: evaluate.samples and evaluate.seed.
-    """
-    manifest, config = stored.manifest, stored.config
-    round, version = manifest.closed, manifest.policy_version
-    chunks = evaluation_chunks(config, round, version, config.prompts, num, seed, kl=num is None)
-    with measuring(stored, address) as measure:
-        return round, measure(chunks)
-
-
 @contextlib.contextmanager
-def measuring(stored: StoredRun, address: str) -> Iterator[Measure]:
-    """What measures chunks on the cluster at `address`, as long as the context lasts."""
+def measuring(stored: StoredRun, address: str, config: Config | None = None) -> Iterator[Measure]:
+    """What measures chunks on the cluster at `address`, as long as the context lasts. config: in place of the run's."""
     from dav_ray.connect import connected
     from dav_ray.dispatch import Dispatcher
     from dav_ray.gather import gathered
     from dav_ray.session import session
 
-    storage, manifest, config = stored.storage, stored.manifest, stored.config
+    storage, manifest, config = stored.storage, stored.manifest, config or stored.config
     place = storage.uri
     with connected(address, config):
         write_marker(storage)

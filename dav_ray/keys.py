@@ -14,7 +14,6 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from dav_ray.config import Config
-from dav_ray.may_change import listed, may_change
 from dav_ray.secrets import hide
 from dav_ray.section import Section
 
@@ -42,7 +41,7 @@ def fields() -> dict[str, FieldInfo]:
 
 def field_of(key: str) -> FieldInfo | None:
     """The field behind a key as typed, or the one that holds it (a key below `args`, an entry of a list)."""
-    name = _without_index(key)
+    name = without_index(key)
     while name and name not in fields():
         name = name.rpartition(".")[0]
     return fields().get(name)
@@ -50,7 +49,7 @@ def field_of(key: str) -> FieldInfo | None:
 
 def is_key(text: str) -> bool:
     """Whether this is a dotted key, of a section or of an entry of a list too."""
-    return "." in text and _without_index(text) in fields()
+    return "." in text and without_index(text) in fields()
 
 
 def allowed(key: str) -> str:
@@ -69,7 +68,7 @@ def allowed(key: str) -> str:
 
 def nearest_key(key: str) -> str:
     """A hint for an unknown key: the known one that was probably meant, else the known ones in that place."""
-    parent, _, last = _without_index(key).rpartition(".")
+    parent, _, last = without_index(key).rpartition(".")
     known = list(fields())
     same_name = [name for name in known if name.rpartition(".")[2] == last]
     if same_name:
@@ -85,24 +84,9 @@ def nearest_key(key: str) -> str:
 
 def required_below(key: str) -> list[str]:
     """The keys without default at or below a missing one."""
-    name = _without_index(key)
+    name = without_index(key)
     children = [child for child in fields() if child.startswith(f"{name}.") and fields()[child].is_required()]
     return [f"{key}{child[len(name) :]}" for child in children] or [key]
-
-
-def describe() -> str:
-    """A table of all keys, one line each: default, what is allowed, whether it may be another value when a run is
-    gone on with, meaning. Below it, why."""
-    rows = [("key", "default", "allowed", "later", "meaning")]
-    whole = ("reward.role", "evaluate.heldout.role")  # keys of another section, described there
-    for key, field in fields().items():
-        if not _section_of(field.annotation) and not key.startswith(tuple(f"{name}." for name in whole)):
-            default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-            later = "may change" if may_change(key) else "fixed"
-            rows.append((key, default, allowed(key), later, field.description or ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    table = ["  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(4)), row[4]]) for row in rows]
-    return "\n".join([*table, "", *listed()])
 
 
 PATH = 255  # letters of a path that are shown: its end is what tells
@@ -118,12 +102,13 @@ def show(value: Any, most: int = 60) -> str:
 def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}", field
-        inner = _section_of(field.annotation) or next(filter(None, map(_section_of, get_args(field.annotation))), None)
+        inner = section_of(field.annotation) or next(filter(None, map(section_of, get_args(field.annotation))), None)
         if inner:
             yield from _walk(inner, f"{prefix}{name}.")
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a key of this type is."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
@@ -138,18 +123,13 @@ def _words(annotation: Any) -> str:
         return f"a list of ({_words(inner[0])})"
     if origin is dict:
         return "names with values" if inner[1] is Any else f"names, each with {_words(inner[1])}"
-    if section := _section_of(annotation):
+    if section := section_of(annotation):
         return f"keys {', '.join(section.model_fields)}"
     return _WORDS[annotation]
 
 
-def _default(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(str, value))}]"
-    return show(value)
-
-
-def _without_index(key: str) -> str:
+def without_index(key: str) -> str:
+    """The key as it is described: entries of a list have no numbers."""
     return re.sub(r"\[\d+\]|\.\d+(?=\.|$)", "", key)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
 from dav_ray.config import Config
-from dav_ray.roles import Role
+from dav_ray.roles import PoolRole, Role
 from dav_ray.schedule import spans, training_groups
 from dav_ray.search.options import Search
 from dav_ray.search.skipping import change, counts, unscored
@@ -81,6 +82,36 @@ def _plan(config: Config, lengths: list[int], later: Plan | None = None) -> Plan
     )
 
 
+def together(config: Config) -> tuple[tuple[str, tuple[RoleNeed, ...]], ...]:
+    """Which roles are there at the same time: all, or search and train in turns where each leaves for the other."""
+    needs = plan(config).roles
+    if config.roles.train.lifetime != "round":
+        return (("all roles", needs),)
+    stay = tuple(need for need in needs if not (isinstance(need.role, PoolRole) and need.role.idle_s is not None))
+    searching = tuple(need for need in needs if need.name != "train")
+    return ("all roles while searching", searching), ("all roles while training", stay)
+
+
+def most_at_once(config: Config) -> tuple[float, float]:
+    """CPUs and GPUs of all roles that are there at the same time, at most."""
+    held = [needs for _, needs in together(config)]
+    cpus = max(sum(need.replicas * need.role.cpus for need in needs) for needs in held)
+    return cpus, max(sum(need.replicas * need.role.gpus for need in needs) for needs in held)
+
+
+def crowded(config: Config, cores: int) -> str:
+    """What is to be said where this machine has fewer cores than an embedded Ray declares for the roles."""
+    counted = ceil(most_at_once(config)[0]) + SPARE_CPUS
+    if counted <= cores:
+        return ""
+    return f"{cores} CPU{'s' * (cores > 1)} here, the recipe counts on {counted}: everything runs, slower"
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def local_cpus(config: Config, cores: int) -> int:
     """CPUs that an embedded Ray declares: enough for every role, so that shares of few cores still fit."""
     return max(cores, ceil(plan(config).cpus) + SPARE_CPUS)
@@ -118,7 +149,8 @@ def render(config: Config, plan: Plan) -> str:
         *((f"role {need.name}", describe_need(need)) for need in plan.roles),
         (
             "all roles",
-            f"{plan.cpus:g} CPUs, {plan.gpus:g} GPUs; {SPARE_CPUS} CPU more must stay free for Ray Data",
+            f"{most_at_once(config)[0]:g} CPUs, {most_at_once(config)[1]:g} GPUs{_turns(config)}; "
+            f"{SPARE_CPUS} CPU more must stay free for Ray Data",
         ),
     ]
     width = max(len(name) for name, _ in facts)
@@ -132,6 +164,10 @@ def _skipped(search: Search) -> list[tuple[str, str]]:
     bound = sum(change(search, t) for t in skipped)
     words = f"; without them the law differs by at most {bound:.2g} in total variation" if search.spread else ""
     return [("steps without a score", f"{len(skipped)} of {search.steps}{words}")]
+
+
+def _turns(config: Config) -> str:
+    return " at a time, as search and training take turns" if len(together(config)) > 1 else ""
 
 
 def describe_need(need: RoleNeed) -> str:

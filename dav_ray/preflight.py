@@ -14,6 +14,7 @@ from dav_ray.masked_model import check_weights
 from dav_ray.model_folder import model_mistakes, model_path
 from dav_ray.module_path import on_path
 from dav_ray.placement_checks import role_mistakes
+from dav_ray.ray_addresses import check_auto
 from dav_ray.recipe import Recipe
 from dav_ray.reward_checks import import_own, known, reward_mistakes
 from dav_ray.same_run import check_same
@@ -48,15 +49,18 @@ def check(config: Config, address: str = "auto", *, tracked: bool = True) -> Non
 
 
 def check_address(address: str, connect: bool = True) -> None:
-    """Raises UserError for an address that is none, is a Ray Client's, or (connect) where nothing answers.
+    """Raises UserError for an address that is none, is a Ray Client's, or (connect) where nothing answers, or `auto`
+    where that may be one of several.
 
     Ray itself waits minutes for a cluster that is not there.
     """
     if address.startswith("ray://"):  # Ray Data can't read through it
         raise UserError(
             f"--address {show(address)}: a run can't go through Ray Client; allowed: auto, local or HOST:PORT, "
-            "or submit it: ray job submit --working-dir . -- python jobs/align.py RECIPE.yaml"
+            "or submit it: ray job submit --working-dir . -- dav-ray run RECIPE.yaml"
         )
+    if address == "auto" and connect:
+        check_auto()
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")

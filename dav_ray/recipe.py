@@ -57,9 +57,9 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UserError with all mistakes found.
     """
-    path = _find(recipe)
+    path, text = source(recipe)
     mistakes: Mistakes = {}
-    tree = parse(_read(path), str(path))
+    tree = parse(text, str(path))
     for override in overrides:
         try:
             assign(tree, override)
@@ -88,6 +88,12 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], why: str, instead: st
         except ValueError as error:
             raise UserError(f"{why}: {key}: {error}; allowed: keys written out, or {instead}") from None
     return _build(recipe.name, tree, (HERE,), {})
+
+
+def source(recipe: str) -> tuple[Path, str]:
+    """Where a recipe lies, and its text. Raises UserError if there is none, or it can't be read."""
+    path = _find(recipe)
+    return path, _read(path)
 
 
 def shipped() -> list[str]:

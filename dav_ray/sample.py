@@ -1,20 +1,165 @@
-"""`dav-ray sample`: samples of a run's last policy as files, with what each of them is."""
+"""`dav-ray sample`: samples of one of a run's policies as files, with what each of them is."""
 
 from __future__ import annotations
 
-from dav_ray.samples.base import sample_kind
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dav_ray.config import Config
+from dav_ray.errors import DataError, UserError
+from dav_ray.keys import PATH, show
+from dav_ray.own_code import announced
+from dav_ray.preflight import check
+from dav_ray.reward_checks import reward_mistakes
+from dav_ray.rewards.options import Reward
+from dav_ray.run_files import StoredRun
+from dav_ray.samples.base import check_free, sample_kind
+from dav_ray.secrets import printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MEASURE = "evaluate/reward_mean"  # of samples without search: by it a policy is the best
 
 
-def sample_run(run_dir: str, num: int, out: str, seed: int | None, address: str) -> None:
-    """Writes `num` samples: images as PNGs and samples.csv into the folder `out`, sequences as FASTA or CSV.
+@dataclass(frozen=True)
+class Wanted:
+    """What to draw. prompts, seed, steps: the run's own where they are not given; version: last, best or a number;
+    reward: with the columns of rewards and held-out measures, as far as they can be had."""
+
+    num: int
+    out: str
+    seed: int | None = None
+    prompts: tuple[str, ...] = ()
+    version: str = "last"
+    steps: int | None = None
+    reward: bool = True
+    force: bool = False
+
+
+def sample_run(run_dir: str, wanted: Wanted, address: str) -> None:
+    """Writes samples: images as PNGs and samples.csv into the folder `out`, sequences as FASTA or CSV.
 
     Sample i of a pipeline is what `StableDiffusionPipeline` draws with `torch.Generator().manual_seed(seed + i)`.
-    UserError, before anything is started, if `out` is no place for samples of this run.
+    address `local`: in this process, else on the search actors of that cluster; the samples are the same. UserError,
+    before anything is started, if `out` is no place for samples of this run, or is not empty, or the model is gone.
     """
-    from dav_ray.fresh import fresh_samples, stored_run
+    from dav_ray.fresh import stored_run
 
     stored = stored_run(run_dir)
-    kind = sample_kind(stored.config)
-    place = kind.place(out)
-    _, table = fresh_samples(stored, num, seed, address)
+    check_free(wanted.out, force=wanted.force)
+    version = policy_version(stored, wanted.version, show(run_dir, PATH))
+    config, remarks = drawn_with(stored.config, wanted, address)
+    for line in announced(config):
+        print(printable(line))
+    check(config.model_copy(update=_without(config)), address)
+    kind = sample_kind(config)
+    place = kind.place(wanted.out)
+    table, silent = _drawn(stored, config, version, wanted, address)
+    for line in [*remarks, *silent]:
+        print(f"dav-ray: {printable(line)}", file=sys.stderr)
     print(kind.write(table, place))
+
+
+def policy_version(stored: StoredRun, wanted: str, place: str) -> int:
+    """The version that `last`, `best` (by the mean reward without search) or a number means; 0 is the model as the run
+    found it. UserError, which calls the run `place`, where there is no such policy."""
+    last = stored.manifest.policy_version
+    there = sorted({0, *(version for version in _stored(stored) if version <= last)})
+    if wanted == "last" and last not in there:
+        raise UserError(
+            f"{place}: policy/v{last:04d} is absent, the run's last policy; allowed: a run directory that is whole"
+        )
+    if wanted == "last":
+        return last
+    if wanted == "best":
+        means = {version: _mean_reward(stored, version) for version in there if version}
+        rewards = {version: mean for version, mean in means.items() if mean is not None}
+        if not rewards:
+            raise UserError(f"--version best: no policy of {place} has a mean reward; allowed: last, or a number")
+        return max(rewards, key=lambda version: (rewards[version], -version))
+    if not wanted.isdecimal() or int(wanted) not in there:
+        known = ", ".join(map(str, there))
+        raise UserError(f"--version {show(wanted)}: {place} has no such policy; allowed: last, best, {known}")
+    return int(wanted)
+
+
+def drawn_with(config: Config, wanted: Wanted, address: str) -> tuple[Config, list[str]]:
+    """The run's configuration as the samples are drawn with it, without rewards that can't be had; a line for each of
+    these."""
+    search, evaluate = config.search, config.evaluate
+    changes = {
+        "search": search if wanted.steps is None else search.model_copy(update={"steps": wanted.steps}),
+        "prompts": wanted.prompts or config.prompts,
+        # no KL and no features: they compare, and are no part of what is written
+        "evaluate": evaluate.model_copy(update={"kl_samples": 0, "features": "auto"}),
+    }
+    config = config.model_copy(update=changes)
+    if not wanted.reward:
+        return config.model_copy(update=_without(config)), []
+    remarks = [f"no reward column: {why}" for i in range(len(config.reward)) for why in _absent(config, i, address)]
+    kept: list[Reward] = []
+    for i, measure in enumerate(config.evaluate.heldout):
+        why = [*reward_mistakes(f"evaluate.heldout[{i}]", measure, False, address)]
+        remarks += [f"no heldout/{measure.label} column: {line}; {_HINT}" for line in why]
+        kept += [] if why else [measure]
+    scored = () if any(line.startswith("no reward") for line in remarks) else config.reward
+    judged = config.evaluate.model_copy(update={"heldout": tuple(kept)})
+    return config.model_copy(update={"reward": scored, "evaluate": judged}), remarks
+
+
+_HINT = "for one of your own start this where its module is found (cd, PYTHONPATH); --no-reward asks for none"
+
+
+def _absent(config: Config, number: int, address: str) -> Iterator[str]:
+    """Why the reward of this number can't be computed."""
+    reward, role = config.reward[number], config.reward_role(config.reward[number])
+    key = "reward" if len(config.reward) == 1 else f"reward[{number}]"
+    own = [name for name in ("python", "pip", "container") if getattr(role, name)]
+    if address == "local" and (reward.python or own):
+        yield f"{key} has an environment of its own; --address auto or HOST:PORT computes it there"
+        return
+    yield from (f"{line}; {_HINT}" for line in reward_mistakes(key, reward, False, address))
+
+
+def _without(config: Config) -> dict[str, object]:
+    """Changes after which nothing of the rewards is left."""
+    return {"reward": (), "evaluate": config.evaluate.model_copy(update={"heldout": ()})}
+
+
+def _drawn(stored: StoredRun, config: Config, version: int, wanted: Wanted, address: str) -> tuple[pa.Table, list[str]]:
+    from dav_ray.evaluate import evaluation_chunks
+
+    round = stored.manifest.closed
+    chunks = evaluation_chunks(config, round, version, config.prompts, wanted.num, wanted.seed)
+    try:
+        if address == "local":
+            from dav_ray.samples.drawing import draw
+
+            return draw(stored.storage, config, chunks)
+        from dav_ray.fresh import measuring
+
+        with measuring(stored, address, config) as measure:
+            table = measure(chunks)
+        return table if config.reward else table.drop_columns(["reward"]), []
+    except DataError as error:
+        if wanted.reward and error.role == "reward":
+            error.cause += "; --no-reward draws without"
+        raise
+
+
+def _stored(stored: StoredRun) -> set[int]:
+    """The versions that lie in the run directory, found without torch."""
+    found = (re.match(r"policy/v(\d+)/", path) for path in stored.storage.list("policy"))
+    return {int(match[1]) for match in found if match}
+
+
+def _mean_reward(stored: StoredRun, version: int) -> float | None:
+    from dav_ray.run_files import metric_rows
+
+    row = metric_rows(stored.storage.read_lines("metrics.jsonl")).get((version, "evaluate"), {})
+    mean = row.get(MEASURE)
+    return float(mean) if isinstance(mean, int | float) else None

@@ -166,5 +166,28 @@ def test_exit_codes_of_a_run(
     assert driver.calls == [("runs/mine", "auto")]
 
 
+def test_a_machine_with_fewer_cores_than_the_recipe_counts_on_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dav_ray import plan
+
+    monkeypatch.setitem(sys.modules, "dav_ray.driver", Driver(None))
+    monkeypatch.setattr(dav_ray, "driver", Driver(None), raising=False)
+    monkeypatch.setattr(plan, "cores", lambda: 2)
+    words = ["run", "mine.yaml", "roles.search.cpus=2"]
+    line = "2 CPUs here, the recipe counts on 5: everything runs, slower\n"
+    assert invoke(*words) == (0, [], line)
+    assert invoke(*words, "--address", "auto") == (0, [], "")  # a cluster has what it has
+    monkeypatch.setattr(plan, "cores", lambda: 5)
+    assert invoke(*words) == (0, [], "")
+
+
+def test_completion_of_a_shell_is_there() -> None:
+    command = "import sys; sys.argv[0] = 'dav-ray'; from dav_ray.cli import main; main()"
+    env = {"_DAV_RAY_COMPLETE": "complete_bash", "COMP_WORDS": "dav-ray co", "COMP_CWORD": "1"}
+    env = {**os.environ, **env, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=env, timeout=60)
+    assert done.stdout.split() == ["config"]
+    assert "--install-completion" in invoke("--help")[2]
+
+
 def test_version() -> None:
     assert invoke("--version")[2].strip() == dav_ray.__version__

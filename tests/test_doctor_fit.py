@@ -232,3 +232,13 @@ def test_without_an_autoscaler_process_nothing_is_known(monkeypatch: pytest.Monk
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(LookupError, match="the head runs no autoscaler of Ray's own"):
         read_scaling("1")
+
+
+def test_an_embedded_ray_is_shown_with_the_cores_that_are_there() -> None:
+    """Ray is told of 29, so that every role finds a place."""
+    from dav_ray.doctor.examine import _places
+
+    told = Pool((Node("vm", {"CPU": 29.0, "GPU": 1.0}, {}),))
+    assert next(_places(told, cores=2)).text == "2 CPU, 1 GPU"
+    assert next(_places(told, cores=64)).text == "29 CPU, 1 GPU"
+    assert next(_places(told, None)).text == "29 CPU, 1 GPU"  # a cluster's node

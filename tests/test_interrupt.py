@@ -89,7 +89,7 @@ from dav_ray import cli, errors, interrupt
 atexit.register(print, "Ray's own end")
 if {entangled}:
     threading.Thread(target=time.sleep, args=(60,), name=interrupt.TRAINER_THREAD, daemon=True).start()
-with cli._exit_codes("runs/a"):
+with cli.exit_codes("runs/a"):
     raise errors.RunError("storage", "no space left")
 """
     for entangled in (True, False):

@@ -14,6 +14,7 @@ SINGLE = (
     *("sequences", "checkpoint", "masked_model", "pretrain", "batches", "probing"),
     *("lease", "retention", "local_files", "object_storage", "interrupt"),
     *("may_change", "differences", "going_on", "initial", "init_options", "policy_files", "shown_samples", "track"),
+    *("own_recipe", "recipe_comments", "recipe_schema", "key_table", "pretrain_options", "ray_addresses"),
 )
 FOLDERS = ("diffusion", "search", "rewards", "samples", "problems")
 DOCTOR = ("findings", "fit", "measure", "memory", "packing", "pool", "timing", "versions", "weights")

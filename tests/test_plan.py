@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dav_ray.config import Config
-from dav_ray.plan import local_cpus, plan, render
+from dav_ray.plan import crowded, local_cpus, most_at_once, plan, render
+from dav_ray.recipe import load
 
 
 def config(reward: object = None, roles: dict | None = None, mstep: dict | None = None, **search: object) -> Config:
@@ -129,3 +130,31 @@ def test_a_run_is_the_same_under_a_release_with_more_keys() -> None:
         assert same.identity() == base.identity()
     for other in (config(steps=21), config(steps=20, choice="best"), config(steps=20, mstep={"kl": 0.0})):
         assert other.identity() != base.identity()
+
+
+def test_roles_that_take_turns_are_not_added_up() -> None:
+    shared = {"search": {"gpus": 0.9, "idle_s": 0}, "reward": {"gpus": 0.1}, "train": {"gpus": 0.9, "cpus": 3}}
+    assert most_at_once(config(roles=shared)) == (5, pytest.approx(1.9))
+    shared["train"]["lifetime"] = "round"
+    assert most_at_once(config(roles=shared)) == (4, pytest.approx(1.0))
+    del shared["search"]["idle_s"]  # stays while the ranks train
+    assert most_at_once(config(roles=shared)) == (5, pytest.approx(1.9))
+
+
+def test_stable_diffusion_on_one_gpu() -> None:
+    made = load("sd15_one_gpu").config
+    cpus, gpus = most_at_once(made)
+    assert cpus <= 8 and gpus == pytest.approx(1.0)
+    assert crowded(made, cores=4) == ""
+    assert "3 CPUs, 1 GPUs at a time, as search and training take turns; 1 CPU more" in render(made, plan(made))
+    assert (made.search.precision, made.mstep.precision, made.model.dtype) == ("bfloat16",) * 3
+    kept = 2.3 * made.mstep.micro_batch + 2.2 + 2  # GB: for the backward pass, weights, CUDA and workspace
+    assert kept < 0.9 * 24
+
+
+def test_fewer_cores_than_the_recipe_counts_on_are_named() -> None:
+    made = config()  # search, reward, train: a core each
+    assert crowded(made, cores=4) == ""
+    assert crowded(made, cores=2) == "2 CPUs here, the recipe counts on 4: everything runs, slower"
+    assert crowded(made, cores=1) == "1 CPU here, the recipe counts on 4: everything runs, slower"
+    assert crowded(load("digits").config, cores=2) == ""

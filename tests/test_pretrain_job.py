@@ -1,8 +1,8 @@
-"""jobs/pretrain_masked.py: what is refused before anything starts, and whole trainings on Ray."""
+"""`dav-ray pretrain`: what is refused before anything starts, and whole trainings on Ray."""
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import json
 import os
 import signal
@@ -10,22 +10,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
+from dav_ray import cli, pretrain_job
+from dav_ray.errors import UserError
+from dav_ray.pretrain_options import Options, prepare
+
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = "--hidden 8 --stacks 1 --kernel 3 --batch 16 --learning-rate 5e-3 --warmup 3 --ema 0.9 --cpus-per-worker 0.5"
 
 
-@pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(JOBS))
+@pytest.fixture(autouse=True)
+def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    return importlib.import_module("pretrain_masked")
 
 
 @pytest.fixture
@@ -38,14 +40,20 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
-def refused(job: ModuleType, capsys: pytest.CaptureFixture[str], words: list[str]) -> list[str]:
+def refused(words: list[str]) -> list[str]:
     """The lines on standard error of a command that ends with exit code 2."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(sys, "argv", ["pretrain_masked.py", *words])
-        job.main()
-    said = capsys.readouterr()
-    assert stopped.value.code == 2 and said.out == ""
-    return said.err.splitlines()
+    result = CliRunner().invoke(cli.app, ["pretrain", *words])
+    assert (result.exit_code, result.stdout) == (2, "")
+    return result.stderr.splitlines()
+
+
+def asked(words: list[str]) -> Options:
+    """What the command makes of its arguments."""
+    found: list[Options] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain_job, "train", found.append)
+        assert CliRunner().invoke(cli.app, ["pretrain", *words]).exit_code == 0
+    return found[0]
 
 
 MISTAKES = {
@@ -53,7 +61,6 @@ MISTAKES = {
     "--stacks 0": "--stacks 0: allowed: 1 or more",
     "--kernel 4": "--kernel 4: allowed: an odd number, 1 or more",
     "--steps 0": "--steps 0: allowed: 1 or more",
-    "--steps many": "argument --steps: invalid int value: 'many'",
     "--batch 0": "--batch 0: allowed: 1 or more",
     "--batch 96": "--batch 96: there are 95 sequences to train on; allowed: 1 to 95",
     "--batch 15 --workers 2": "--batch 15: can't be shared out over 2 workers; allowed: a multiple",
@@ -73,17 +80,14 @@ MISTAKES = {
     "--class-column sequence": "data.csv:2: sequence is 'TGGCCAAA'; allowed: a class number, from 0",
     "--address nowhere": "--address nowhere: is no address; allowed: auto, local or HOST:PORT",
     "--out s3://bucket/model": "--out s3://bucket/model: allowed: a folder on a disk that all nodes share",
-    "--unknown": "unrecognized arguments: --unknown",
 }
 
 
 @pytest.mark.parametrize("words", MISTAKES)
-def test_mistakes_are_refused(
-    job: ModuleType, capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path, words: str
-) -> None:
-    lines = refused(job, capsys, [str(data), "--out", str(tmp_path / "out"), "--batch", "16", *words.split()])
+def test_mistakes_are_refused(data: Path, tmp_path: Path, words: str) -> None:
+    lines = refused([str(data), "--out", str(tmp_path / "out"), "--batch", "16", *words.split()])
 
-    assert lines[0].startswith("pretrain_masked: ") and MISTAKES[words] in lines[0]
+    assert lines[0].startswith("dav-ray: ") and MISTAKES[words] in lines[0]
     assert len(lines) == 1 or "data.csv:" in lines[1]  # of letters in a file, more than one line is told
     assert not (tmp_path / "out").exists()
 
@@ -100,17 +104,17 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_data_that_is_refused(job: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+def test_data_that_is_refused(tmp_path: Path, name: str) -> None:
     text, expected = FILES[name]
     (tmp_path / name).write_text(text)
 
-    lines = refused(job, capsys, [str(tmp_path / name), "--out", str(tmp_path / "out")])
+    lines = refused([str(tmp_path / name), "--out", str(tmp_path / "out")])
     assert len(lines) == 1 and expected in lines[0]
 
 
-def test_all_mistakes_are_told_at_once(job: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    lines = refused(job, capsys, ["absent.csv", "--out", str(tmp_path / "file"), "--steps", "0", "--kernel", "2"])
+    lines = refused(["absent.csv", "--out", str(tmp_path / "file"), "--steps", "0", "--kernel", "2"])
 
     assert [line.split(": ")[1] for line in lines] == [
         "--kernel 2",
@@ -120,68 +124,81 @@ def test_all_mistakes_are_told_at_once(job: ModuleType, capsys: pytest.CaptureFi
     ]
 
 
-def test_class_numbers_have_no_gaps(job: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_class_numbers_have_no_gaps(tmp_path: Path) -> None:
     table = pa.table({"sequence": ["ACGT"] * 4, "kind": [0, 2, 0, 2], "name": list("abcd")})
     pq.write_table(table, tmp_path / "a.parquet")
     words = [str(tmp_path / "a.parquet"), "--out", str(tmp_path / "out"), "--batch", "1", "--class-column"]
 
-    assert (
-        "kind is 1 in no row; allowed: class numbers from 0 without a gap" in refused(job, capsys, [*words, "kind"])[0]
-    )
-    assert len(refused(job, capsys, [*words, "name"])) == 4
+    assert "kind is 1 in no row; allowed: class numbers from 0 without a gap" in refused([*words, "kind"])[0]
+    assert len(refused([*words, "name"])) == 4
     (tmp_path / "a.fasta").write_text(">a\nACGT\n")
-    assert "a FASTA file has no columns" in refused(job, capsys, [str(tmp_path / "a.fasta"), *words[1:], "kind"])[0]
+    assert "a FASTA file has no columns" in refused([str(tmp_path / "a.fasta"), *words[1:], "kind"])[0]
 
 
-def test_a_folder_of_other_settings_or_another_model_is_refused(
-    job: ModuleType, capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
-) -> None:
+def test_a_folder_of_other_settings_or_another_model_is_refused(data: Path, tmp_path: Path) -> None:
     words = [str(data), "--out", str(tmp_path / "out"), "--batch", "16"]
-    _, settings = job.prepare(job.parse([*words, "--class-column", "kind"]))
+    _, settings = prepare(asked([*words, "--class-column", "kind"]))
     assert settings["classes"] == 4 and settings["length"] == 8 and settings["alphabet"] == "ACGT"
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out/run.json").write_text(json.dumps(settings))
-    lines = refused(job, capsys, [*words, "--seed", "1", "--class-column", "kind"])
+    lines = refused([*words, "--seed", "1", "--class-column", "kind"])
     assert len(lines) == 1 and "run.json: seed is 0, not 1; allowed: the same, or another --out" in lines[0]
-    assert [line.split(": ")[2].split()[0] for line in refused(job, capsys, words)] == ["classes", "data"]
+    assert [line.split(": ")[2].split()[0] for line in refused(words)] == ["classes", "data"]
 
     (tmp_path / "out/run.json").rename(tmp_path / "out/model.safetensors")
-    assert "holds a model of another making; allowed: a new folder" in refused(job, capsys, words)[0]
+    assert "holds a model of another making; allowed: a new folder" in refused(words)[0]
 
 
-def test_an_embedded_ray_must_have_room(job: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    options = job.parse("data.csv --out out --workers 3 --cpus-per-worker 2 --gpus-per-worker 1".split())
+def test_an_embedded_ray_must_have_room(capsys: pytest.CaptureFixture[str]) -> None:
+    options = asked("data.csv --out out --workers 3 --cpus-per-worker 2 --gpus-per-worker 1".split())
     nodes = [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 8.0}, {"CPU": 64.0}]
 
-    with pytest.raises(job.UserError, match="--workers 3: there is room for 2 of 2 CPU and 1 GPU each"):
-        job.check_room(options, nodes)
-    options.address = "auto"
-    job.check_room(options, nodes)
+    with pytest.raises(UserError, match="--workers 3: there is room for 2 of 2 CPU and 1 GPU each"):
+        pretrain_job.check_room(options, nodes)
+    options = dataclasses.replace(options, address="auto")
+    pretrain_job.check_room(options, nodes)
     assert "waiting for more nodes" in capsys.readouterr().out
-    job.check_room(options, [*nodes, {"CPU": 2.0, "GPU": 1.0}])
+    pretrain_job.check_room(options, [*nodes, {"CPU": 2.0, "GPU": 1.0}])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "line"), [("--steps many", "Invalid value for '--steps'"), ("--unknown", "--unknown")]
+)
+def test_words_that_are_no_options(words: str, line: str) -> None:
+    assert line in refused(["data.csv", "--out", "out", *words.split()])[-1]
 
 
 def test_mistakes_are_found_without_torch_and_ray(data: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pretrain_options import *; prepare(parse(sys.argv[1:])); import pretrain_masked; "
+        "import sys; from dav_ray.cli import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit as done: assert done.code == 2\n"
         "assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
     )
-    words = [str(data), "--out", str(tmp_path / "out"), "--batch", "16"]
-    subprocess.run([sys.executable, "-c", code, *words], cwd=JOBS, check=True, timeout=60)
+    words = ["pretrain", str(data), "--out", str(tmp_path / "out"), "--batch", "16", "--steps", "0"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, *words], env=env, check=True, timeout=60)
+
+
+def test_the_script_of_a_clone_is_the_same_command(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "jobs/pretrain_masked.py"), "absent.csv", "--out", "out", "--kernel", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == ["--kernel 2", "absent.csv"]
 
 
 # -- whole trainings on an embedded Ray --------------------------------------------------------------------------------
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, str(JOBS / "pretrain_masked.py"), str(data), "--out", str(out), *SMALL.split(), *more]
+    return [sys.executable, "-m", "dav_ray", "pretrain", str(data), "--out", str(out), *SMALL.split(), *more]
 
 
 def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
-        "RAY_USAGE_STATS_ENABLED": "0"
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
     }
 
 

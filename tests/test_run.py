@@ -115,6 +115,21 @@ def test_load_warns_of_nothing_and_needs_no_folder(whole: Path, tmp_path: Path) 
     assert "LoRA" not in done.stderr and "deprecated" not in done.stderr
 
 
+def test_a_process_without_ray_draws_the_bits_of_a_search_worker(whole: Path) -> None:
+    from dav_ray.evaluate import evaluation_chunks
+    from dav_ray.run_files import read_run
+    from dav_ray.samples.drawing import draw
+
+    stored = read_run(str(whole))
+    chunks = evaluation_chunks(stored.config, 2, 2, stored.config.prompts)
+    table, remarks = draw(stored.storage, stored.config, chunks)
+    rows = pq.read_table(whole / "evaluate/round-0002.parquet").to_pylist()
+
+    assert remarks == []
+    for name in ("seed", "condition", "image", "reward", "kl"):
+        assert table.column(name).to_pylist() == [row[name] for row in rows], name
+
+
 def test_pretrained_and_aligned_samples_differ(whole: Path) -> None:
     first, last = (pq.read_table(whole / f"evaluate/round-{r:04d}.parquet") for r in (0, 2))
     assert first.column("seed").equals(last.column("seed"))

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ from dav_ray.doctor.probes import ask_nodes, environments, rates
 from dav_ray.doctor.versions import compare, installed
 from dav_ray.errors import RunError
 from dav_ray.placement import with_cwd
-from dav_ray.plan import local_cpus, plan
+from dav_ray.plan import cores, crowded, local_cpus, plan
 
 HIDDEN = ("node:", "memory", "object_store_memory", "accelerator_type:")
 HERE = "this process"
@@ -36,9 +37,11 @@ def doctor(config: Config | None, address: str, *, measure: bool = False) -> Ite
         told, silent = ask_nodes(pool)
         yield from compare({HERE: installed(), **told})
         yield from silent
-        yield from _places(pool)
+        yield from _places(pool, cores() if address == "local" else None)
         if config is None:
             return
+        if address == "local" and (line := crowded(config, cores())):
+            yield Finding("this machine", line)
         planned = plan(config)
         yield from fits(config, pool)
         yield from estimates.memory(config, planned, pool, told)
@@ -54,8 +57,11 @@ def doctor(config: Config | None, address: str, *, measure: bool = False) -> Ite
             yield from estimates.time(config, planned, measured)
 
 
-def _places(pool: Pool) -> Iterator[Finding]:
+def _places(pool: Pool, cores: int | None) -> Iterator[Finding]:
+    """cores: of this machine, where the pool is an embedded Ray, which declares as many as the recipe needs."""
     for node in pool.nodes:
+        if cores is not None:
+            node = replace(node, resources={**node.resources, "CPU": min(cores, node.resources.get("CPU", 0.0))})
         yield Finding(f"node {node.name}", _describe(node))
     for kind in pool.types:
         yield Finding(f"node type {kind.name}", f"{_describe(kind)}: {pool.startable(kind)} more may be started")

@@ -14,7 +14,7 @@ from math import ceil
 from dav_ray.config import Config
 from dav_ray.doctor.pool import TOLERANCE, Demand, Node, NodeType, Pool
 from dav_ray.placement import demand
-from dav_ray.plan import SPARE_CPUS, RoleNeed, plan
+from dav_ray.plan import SPARE_CPUS, RoleNeed, together
 from dav_ray.roles import PoolRole, RewardRole, Role
 
 SPARE = "Ray Data"
@@ -82,14 +82,9 @@ def want_of(need: RoleNeed) -> Want:
 
 def phases(config: Config) -> Iterator[tuple[str, list[Want]]]:
     """What is there at the same time: everything, or search and train in turns where each leaves for the other."""
-    needs = plan(config).roles
     spare = Want(SPARE, SPARE_CPUS, SPARE_CPUS, Demand({"CPU": 1.0}, {}))
-    if config.roles.train.lifetime == "round":
-        stay = [need for need in needs if not (isinstance(need.role, PoolRole) and need.role.idle_s is not None)]
-        yield "all roles while searching", [*(want_of(need) for need in needs if need.name != "train"), spare]
-        yield "all roles while training", [*map(want_of, stay), spare]
-    else:
-        yield "all roles", [*map(want_of, needs), spare]
+    for name, needs in together(config):
+        yield name, [*map(want_of, needs), spare]
 
 
 def pack(pool: Pool, wanted: Sequence[Want]) -> Packed:

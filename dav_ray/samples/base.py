@@ -60,6 +60,18 @@ def finite(table: pa.Table, name: str) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
+def check_free(out: str, *, force: bool) -> None:
+    """UserError naming --out if there is something at that place already, but for an empty folder, or with force."""
+    path = Path(out)
+    if force or not path.exists():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        what = "a folder with files in it" if path.is_dir() else "a file"
+        raise UserError(
+            f"--out {out}: is {what} already; allowed: another place, or --force to write over what is there"
+        )
+
+
 def folder(path: Path, out: str) -> Path:
     """The folder, made if absent. UserError naming --out if it can't be."""
     try:

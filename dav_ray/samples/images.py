@@ -60,11 +60,12 @@ class Images:
         return folder(path, out)
 
     def write(self, table: pa.Table, place: Path) -> str:
-        """PNGs and samples.csv (file, sample, seed, condition, reward, each of several rewards, held-out measures)."""
+        """PNGs and samples.csv (file, sample, seed, condition; rewards and held-out measures where there are any)."""
         files = [f"{number:05d}.png" for number in table.column("sample").to_pylist()]
         for file, image in zip(files, table.column("image").to_pylist(), strict=True):
             (place / file).write_bytes(image)
-        frame = table.drop_columns(["image", "features", "kl"]).to_pandas()
+        hidden = [name for name in ("image", "features", "kl") if name in table.column_names]
+        frame = table.drop_columns(hidden).to_pandas()
         frame.insert(0, "file", files)
         frame.to_csv(place / "samples.csv", index=False)
         return f"{len(files)} samples and samples.csv in {place}"

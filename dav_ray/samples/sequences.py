@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,23 +80,28 @@ class Sequences:
 
     def write(self, table: pa.Table, place: Path) -> str:
         """FASTA (named by sample number and reward, each of several too), CSV (sample, seed, condition, sequence,
-        reward, reward/<name>, held-out measures, elbo), or samples.fasta and samples.csv in a folder."""
+        reward, reward/<name>, held-out measures, elbo), or samples.fasta and samples.csv in a folder; rewards and
+        measures where they were computed."""
         if place.is_dir():
             for name in ("samples.fasta", "samples.csv"):
                 self.write(table, place / name)
             return f"{table.num_rows} samples: samples.fasta and samples.csv in {place}"
         if place.suffix.lower() == ".csv":
-            names = ["sample", "seed", "condition", "sequence", "reward", *(f"{PREFIX}{name}" for name in named(table))]
+            names = ["sample", "seed", "condition", "sequence", *_rewards(table)]
             names += [n for n in table.column_names if n.startswith("heldout/") or n == "elbo"]
             table.select(names).to_pandas().to_csv(place, index=False)
         else:
-            columns = ["sample", "reward", *(f"{PREFIX}{name}" for name in named(table))]
-            names = [_title(row, named(table)) for row in table.select(columns).to_pylist()]
+            names = [_title(row) for row in table.select(["sample", *_rewards(table)]).to_pylist()]
             place.write_text(to_fasta(names, table.column("sequence").to_pylist()), encoding="utf-8")
         return f"{table.num_rows} samples in {place}"
 
 
-def _title(row: dict[str, Any], rewards: Sequence[str]) -> str:
-    """A FASTA entry's line: no blanks in names, so that tools can split it."""
-    each = [f"{name.replace(' ', '_')}={row[f'{PREFIX}{name}']:.6g}" for name in rewards]
-    return " ".join([str(row["sample"]), f"reward={row['reward']:.6g}", *each])
+def _rewards(table: pa.Table) -> list[str]:
+    """The columns of rewards, as far as there are any."""
+    return [*(["reward"] if "reward" in table.column_names else []), *(f"{PREFIX}{name}" for name in named(table))]
+
+
+def _title(row: dict[str, Any]) -> str:
+    """A FASTA entry's line, the number and its rewards: no blanks in names, so that tools can split it."""
+    shown = {name.removeprefix(PREFIX).replace(" ", "_"): value for name, value in row.items() if name != "sample"}
+    return " ".join([str(row["sample"]), *(f"{name}={value:.6g}" for name, value in shown.items())])

@@ -1,14 +1,14 @@
-"""The options of `pretrain_masked.py`, its data, and all that can be known to be wrong with them: no torch, no Ray."""
+"""The options of `dav-ray pretrain`, its data, and all that can be known to be wrong with them: no torch, no Ray."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -21,42 +21,36 @@ from dav_ray.storage import LocalStorage
 SETTINGS = "run.json"  # what a training that goes on must have in common with the one that began
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+@dataclass(frozen=True)
+class Options:
+    """What `dav-ray pretrain` was asked; the command says what each of them is."""
+
+    data: str
+    out: str
+    alphabet: str
+    column: str
+    class_column: str | None
+    hidden: int
+    stacks: int
+    kernel: int
+    time_conditioning: bool
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    ema: float
+    holdout: float
+    every: int
+    seed: int
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    threads: int
+    half: bool
+    address: str
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    about = "Pretrain a masked diffusion model on sequences of one length, on Ray."
-    parser = Parser("pretrain_masked", description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
-    add("data", metavar="DATA", help="CSV, Parquet or FASTA file")
-    add("--out", required=True, help="folder of the model, on a disk that all nodes share")
-    add("--alphabet", default="dna", help="dna, rna, protein, or the letters in the order of the tokens")
-    add("--column", default=sequences.COLUMN, help="column of the sequences")
-    add("--class-column", help="column of class numbers from 0, for a class-conditional model")
-    add("--hidden", type=int, default=128, help="channels")
-    add("--stacks", type=int, default=4, help="layers of each of the five dilations")
-    add("--kernel", type=int, default=9, help="width of the convolutions")
-    add("--time-conditioning", action="store_true", help="tell the network how much noise there is")
-    add("--steps", type=int, default=10000, help="optimizer steps")
-    add("--batch", type=int, default=512, help="sequences per step, over all workers")
-    add("--learning-rate", type=float, default=3e-4, help="of AdamW, after the warm-up")
-    add("--warmup", type=int, default=500, help="steps over which the learning rate rises")
-    add("--ema", type=float, default=0.999, help="decay of the averaged weights, which are what is written")
-    add("--holdout", type=float, default=0.05, help="share of the rows that are measured with, never trained on")
-    add("--every", type=int, default=500, help="steps between measurements, and checkpoints")
-    add("--seed", type=int, default=0)
-    add("--workers", type=int, default=1, help="processes that train together")
-    add("--cpus-per-worker", type=float, default=1.0)
-    add("--gpus-per-worker", type=float, default=0.0)
-    add("--threads", type=int, default=1, help="torch threads of a worker")
-    add("--address", default=os.environ.get("RAY_ADDRESS", "local"), help="Ray cluster: local, auto or HOST:PORT")
-    add("--half", action="store_true", help="write the model in float16")
-    return parser.parse_args(words)
-
-
-def prepare(options: argparse.Namespace) -> tuple[tuple[np.ndarray, np.ndarray | None], dict[str, Any]]:
+def prepare(options: Options) -> tuple[tuple[np.ndarray, np.ndarray | None], dict[str, Any]]:
     """Tokens [N, L] uint8 and labels [N] int64, and what the weights depend on. UserError: a line per mistake."""
     mistakes = option_mistakes(options)
     tokens, labels = np.zeros((0, 0), np.uint8), None
@@ -84,7 +78,7 @@ def prepare(options: argparse.Namespace) -> tuple[tuple[np.ndarray, np.ndarray |
     return (tokens, labels), settings
 
 
-def option_mistakes(options: argparse.Namespace) -> list[str]:
+def option_mistakes(options: Options) -> list[str]:
     o = options
     rules = [
         ("hidden", o.hidden >= 2 and o.hidden % 2 == 0, "an even number, 2 or more"),
@@ -128,7 +122,7 @@ def out_mistakes(out: str) -> Iterator[str]:
             yield f"--out {out}: {nearest} is no folder that can be written to; allowed: a folder, existing or new"
 
 
-def row_mistakes(options: argparse.Namespace, num: int) -> Iterator[str]:
+def row_mistakes(options: Options, num: int) -> Iterator[str]:
     left = num - held_out_rows(options, num)
     if left < 1:
         yield f"{options.data}: holds {num} sequences, none left to train on; allowed: more, or a smaller --holdout"
@@ -136,7 +130,7 @@ def row_mistakes(options: argparse.Namespace, num: int) -> Iterator[str]:
         yield f"--batch {options.batch}: there are {left} sequences to train on; allowed: 1 to {left}"
 
 
-def held_out_rows(options: argparse.Namespace, num: int) -> int:
+def held_out_rows(options: Options, num: int) -> int:
     return max(1, round(options.holdout * num))
 
 
