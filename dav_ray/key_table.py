@@ -57,7 +57,7 @@ def render(keys: Sequence[Key], width: int) -> str:
         if len(keys) == 1 and entry.why:
             lines += _wrapped(entry.why, width, INDENT)
     if len(keys) > 1:
-        lines += ["", LEGEND, *(line for rule in listed() for line in _wrapped(rule, width, ""))]
+        lines += ["", *_wrapped(LEGEND, width, ""), *(line for rule in listed() for line in _wrapped(rule, width, ""))]
     return "\n".join(lines)
 
 

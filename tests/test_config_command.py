@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from dav_ray import cli
 from dav_ray.key_table import render, table
-from dav_ray.keys import fields, section_of
+from dav_ray.keys import allowed, fields, section_of
+from dav_ray.may_change import listed, may_change, reason
 from dav_ray.own_recipe import TEMPLATE
 from dav_ray.recipe import SHIPPED, shipped
 from dav_ray.recipe_schema import recipe_schema
-from dav_ray.roles import may_change
 
 MINIMAL: dict[str, Any] = {"model": {"path": "a/b"}, "prompts": ["cat"], "reward": {"kind": "brightness"}}
 
@@ -46,10 +46,8 @@ def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
 
 
 def test_a_section_a_key_and_a_wrong_one() -> None:
-    assert (
-        config("search.alpha")[1]
-        == "search.alpha = 0.005  (a number > 0)\n    temperature of the tilt exp(r / alpha)\n"
-    )
+    told = f"search.gamma = 0.9  ({allowed('search.gamma')}) {fields()['search.gamma'].description}"
+    assert " ".join(config("search.gamma")[1].split()) == " ".join(f"{told} {reason('search.gamma')}".split())
     heads = [line.split()[0] for line in config("mstep")[1].splitlines() if line and not line.startswith(" ")]
     assert heads == [key for key in fields() if key.startswith("mstep.") and key != "mstep.lora"]
     assert config("reward[0].kind")[1] == config("reward.kind")[1]
@@ -63,7 +61,11 @@ def test_what_may_change_is_marked() -> None:
     lines = render(table("roles.search"), 100).splitlines()
     assert "roles.search.replicas = 1  (a whole number >= 1 and <= 10000; may change)" in lines
     assert "roles.search.threads = 1  (a whole number >= 1 and <= 1024)" in lines
-    assert lines[-1].startswith("may change: also when a run goes on.")
+    assert lines[lines.index("") + 1] == "What may change when a run directory is gone on with, and what not:"
+    told = " ".join(line.strip() for line in lines[lines.index("") + 2 :])
+    assert told == " ".join(listed())  # all of the list, and why
+    (one,) = table("rounds")
+    assert one.why == reason("rounds") and one.why in " ".join(render([one], 300).split())
 
 
 def test_json_has_every_key_with_its_default() -> None:
@@ -75,11 +77,12 @@ def test_json_has_every_key_with_its_default() -> None:
         "key": "search.alpha",
         "default": 0.005,
         "required": False,
-        "allowed": "a number > 0",
+        "allowed": allowed("search.alpha"),
         "meaning": fields()["search.alpha"].description,
         "may_change": False,
+        "why": reason("search.alpha"),
     }
-    assert found["mstep.lora.targets"]["default"] == ["to_q", "to_k", "to_v", "to_out.0"]
+    assert found["mstep.lora.targets"]["default"] is None and found["mstep.lora.rank"]["default"] == 16
     assert found["model.path"]["required"] and "default" not in found["model.path"]
     assert json.loads(config("track", "--json")[1])[0]["may_change"]
 

@@ -32,7 +32,7 @@ class Search(Section):
         default=0.005,
         description='temperature of the tilt exp(r / alpha): in the reward\'s own unit, or as "0.1 sd" in standard '
         "deviations of the pretrained reward, measured in round 0 and fixed from then on",
-        json_schema_extra={"allowed": temperature.ALLOWED},
+        json_schema_extra={"allowed": temperature.ALLOWED, "anyOf": temperature.SCHEMA},
     )
     gamma: float = Field(default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha")
     gradient: bool = Field(

@@ -10,6 +10,8 @@ import re
 SD = re.compile(r"(\S*?)\s*sd")
 ALLOWED = 'a number > 0, or one in sd, for instance "0.1 sd"'
 
+SCHEMA = [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^\s*[0-9.].*sd\s*$|\$\{"}]
+
 Alpha = float | str  # as `parsed` gives it
 
 
