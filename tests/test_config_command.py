@@ -48,7 +48,8 @@ def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
 def test_a_section_a_key_and_a_wrong_one() -> None:
     told = f"search.gamma = 0.9  ({allowed('search.gamma')}) {fields()['search.gamma'].description}"
     assert " ".join(config("search.gamma")[1].split()) == " ".join(f"{told} {reason('search.gamma')}".split())
-    heads = [line.split()[0] for line in config("mstep")[1].splitlines() if line and not line.startswith(" ")]
+    keys = config("mstep")[1].partition("\n\n")[0].splitlines()
+    heads = [line.split()[0] for line in keys if not line.startswith(" ")]
     assert heads == [key for key in fields() if key.startswith("mstep.") and key != "mstep.lora"]
     assert config("reward[0].kind")[1] == config("reward.kind")[1]
     assert "\nreward.role.cpus " in config("reward.role")[1]
