@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,8 +15,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_imports = threading.Lock()
+
+
+def loaded() -> None:
+    """Ray Data and Ray Train, imported: they import each other, which two threads at once can't do."""
+    with _imports:
+        importlib.import_module("ray.data")
+        importlib.import_module("ray.train.torch")
+
+
 def prepare() -> None:
     """Before a process makes or reads datasets."""
+    loaded()
     from ray.data import dataset
 
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -162,8 +162,8 @@ def session(
         try:
             if not late_trainer:
                 started.ensure_trainer(log)
-            started.start_search(log)
             started.fleet = start_fleet(reward_specs(config, name), run_dir, name)
+            started.start_search(log)
             rewards = FleetStart(started.fleet, config, say)
             started.await_search(log, rewards.look)
             rewards.wait()

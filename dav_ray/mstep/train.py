@@ -59,36 +59,40 @@ class Trainer:
         return not self._thread.is_alive()
 
     def _fit(self) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
         from dav_ray import ray_data
 
-        ray_data.keep_actors_here()  # before the ranks ask for them
-        role = self._spec.config.roles.train
-        resources = {name: amount for name, amount in demand(role).items() if not name.startswith("accelerator_type:")}
         try:
-            TorchTrainer(
-                train_loop,
-                train_loop_config={"spec": self._spec},
-                torch_config=TorchConfig(backend="nccl" if role.gpus >= 1 else "gloo"),
-                scaling_config=ScalingConfig(
-                    num_workers=role.replicas,
-                    use_gpu=role.gpus > 0,
-                    resources_per_worker=resources,
-                    accelerator_type=role.accelerator,
-                    label_selector=role.labels or None,
-                ),
-                run_config=RunConfig(
-                    name=f"{self._spec.namespace}-{self._spec.job}",
-                    storage_path=self._storage_path,
-                    failure_config=FailureConfig(max_failures=-1),
-                    worker_runtime_env=runtime_env(role) or None,
-                ),
-            ).fit()
+            ray_data.loaded()
+            ray_data.keep_actors_here()  # before the ranks ask for them
+            self._trainer().fit()
         except Exception as error:
             # a thread's exception would be lost: the driver reads it from here
             self.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+
+    def _trainer(self) -> Any:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        role = self._spec.config.roles.train
+        resources = {name: amount for name, amount in demand(role).items() if not name.startswith("accelerator_type:")}
+        return TorchTrainer(
+            train_loop,
+            train_loop_config={"spec": self._spec},
+            torch_config=TorchConfig(backend="nccl" if role.gpus >= 1 else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=role.replicas,
+                use_gpu=role.gpus > 0,
+                resources_per_worker=resources,
+                accelerator_type=role.accelerator,
+                label_selector=role.labels or None,
+            ),
+            run_config=RunConfig(
+                name=f"{self._spec.namespace}-{self._spec.job}",
+                storage_path=self._storage_path,
+                failure_config=FailureConfig(max_failures=-1),
+                worker_runtime_env=runtime_env(role) or None,
+            ),
+        )
 
 
 def train_loop(loop_config: dict[str, Any]) -> None:
