@@ -133,7 +133,7 @@ def _run_on_ray(
         retention = Retention(config, storage, store, log)
         progress.stage(f"starting {_actors(config)}: {USUAL[config.model.kind]}")
         name = f"dav_ray-{config.identity()[:8]}-{os.getpid()}-{opened.epoch}"
-        held = session(config, place, name, log, late_trainer=local, say=progress.stage)
+        held = session(config, place, name, log, embedded=local, say=progress.stage)
         with prometheus, failures(log), held as actors:
             from dav_ray.round_reports import RoundReports
             from dav_ray.rounds import Rounds

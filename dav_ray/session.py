@@ -54,6 +54,7 @@ class Session:
     scratch: str = ""  # a folder of the driver's node, for Ray Train's own files
     started: int = 0  # how often the search actors were
     trains: bool = True  # whether there are ranks at all
+    embedded: bool = False  # whether Ray ends with this process
     say: Callable[[str], None] = _unheard  # what a person is told of the start
 
     def start_search(self, log: RunLog) -> bool:
@@ -112,7 +113,8 @@ class Session:
 
     def start_trainer(self, job: str, log: RunLog) -> None:
         """job: a name that no trainer of this session has had."""
-        self.trainer = Trainer(TrainSpec(self.config, self.run_dir, self.namespace, MAILBOX, job), self.scratch)
+        spec = TrainSpec(self.config, self.run_dir, self.namespace, MAILBOX, job)
+        self.trainer = Trainer(spec, self.scratch, embedded=self.embedded)
         log.event("actors_started", role="train", actors=self.config.roles.train.replicas)
 
     def end_trainer(self, log: RunLog) -> None:
@@ -146,21 +148,21 @@ def session(
     log: RunLog,
     *,
     train: bool = True,
-    late_trainer: bool = False,
+    embedded: bool = False,
     say: Callable[[str], None] = _unheard,
 ) -> Iterator[Session]:
     """Start every role and wait for search and reward; the trainer comes up meanwhile. RunError names a role that never
     came up; events tell where each actor is.
 
-    late_trainer: ranks start when `Session.ensure_trainer` is called first. Where all share a few cores they would
-    only keep the search from its first samples.
+    embedded: on a Ray of this machine that ends with this process. Ranks start when `Session.ensure_trainer` is called
+    first: where all share a few cores they would only keep the search from its first samples.
     """
     refuse_misfits(config, train=train)
-    started = Session(config, run_dir, name, _mailbox(name, 1 + config.lag), trains=train, say=say)
+    started = Session(config, run_dir, name, _mailbox(name, 1 + config.lag), trains=train, embedded=embedded, say=say)
     with tempfile.TemporaryDirectory(prefix="dav_ray-", ignore_cleanup_errors=True) as scratch:
         started.scratch = scratch
         try:
-            if not late_trainer:
+            if not embedded:
                 started.ensure_trainer(log)
             started.fleet = start_fleet(reward_specs(config, name), run_dir, name)
             started.start_search(log)

@@ -47,9 +47,10 @@ class TrainSpec:
 class Trainer:
     """Runs `TorchTrainer.fit` in a thread of the driver; `failure` is set if it ended with an error."""
 
-    def __init__(self, spec: TrainSpec, storage_path: str) -> None:
+    def __init__(self, spec: TrainSpec, storage_path: str, *, embedded: bool = False) -> None:
+        """embedded: on a Ray that ends with the driver."""
         self.failure: str | None = None
-        self._spec, self._storage_path = spec, storage_path
+        self._spec, self._storage_path, self._embedded = spec, storage_path, embedded
         self._thread = threading.Thread(target=self._fit, name=TRAINER_THREAD, daemon=True)
         self._thread.start()
 
@@ -75,7 +76,8 @@ class Trainer:
 
         role = self._spec.config.roles.train
         resources = {name: amount for name, amount in demand(role).items() if not name.startswith("accelerator_type:")}
-        return TorchTrainer(
+        trainer = _without_cleaner(TorchTrainer) if self._embedded else TorchTrainer
+        return trainer(
             train_loop,
             train_loop_config={"spec": self._spec},
             torch_config=TorchConfig(backend="nccl" if role.gpus >= 1 else "gloo"),
@@ -93,6 +95,18 @@ class Trainer:
                 worker_runtime_env=runtime_env(role) or None,
             ),
         )
+
+
+def _without_cleaner(trainer: Any) -> Any:
+    """A trainer without Ray Train's actor that gives up the ranks' places where their controller dies: an embedded Ray
+    ends with the driver anyway, and without a dashboard that actor takes 12 s to end."""
+
+    class Trainer(trainer):
+        def _create_default_callbacks(self) -> list[Any]:  # Ray's own name, which may move
+            found = super()._create_default_callbacks()
+            return [callback for callback in found if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+    return Trainer
 
 
 def train_loop(loop_config: dict[str, Any]) -> None:
