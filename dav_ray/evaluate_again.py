@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from dav_ray import buffer, evaluate
-from dav_ray.errors import RunError, UserError
+from dav_ray.errors import RunError
 from dav_ray.fresh import measuring, stored_run
-from dav_ray.initial import chosen, initial_name
+from dav_ray.initial import initial_name
 from dav_ray.run_files import RunLog, StoredRun
 from dav_ray.samples.base import finite, sample_kind
 from dav_ray.types import EvaluationChunk
+from dav_ray.which_policy import wanted_version
 
 WIDEST = 120
 KL = "heldout/kl"
@@ -61,15 +62,6 @@ def evaluate_run(run_dir: str, samples: int | None, version: str, address: str) 
     path = write(stored, compared, table, first_measured_again=again)
     print(render(compared, table.num_rows, initial_name(config)))
     print(f"written: {path}.json, {path}.parquet")
-
-
-def wanted_version(stored: StoredRun, text: str) -> int:
-    """UserError naming --version where it means no policy. 0 is what the run started from."""
-    if text == "0" or text == "last" and stored.manifest.policy_version == 0:
-        return 0
-    if text not in ("best", "last") and not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise UserError(f"--version {text!r}: is no version; allowed: best, last or a whole number >= 0")
-    return chosen(stored, int(text) if text.isdecimal() else text, "--version")
 
 
 def stored_first(stored: StoredRun, chunks: Sequence[EvaluationChunk], columns: Sequence[str]) -> pa.Table | None:

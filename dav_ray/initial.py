@@ -16,15 +16,15 @@ from typing import Any
 from dav_ray.config import Config
 from dav_ray.errors import RunError, UserError
 from dav_ray.keys import PATH, show
-from dav_ray.policy_files import OPTIMIZER_FILE, folder, versions
+from dav_ray.policy_files import OPTIMIZER_FILE, folder
 from dav_ray.preflight import read_run_file
 from dav_ray.recipe import Recipe, with_values
-from dav_ray.run_files import RunLog, StoredRun, metric_rows, read_run
+from dav_ray.run_files import RunLog, read_run
 from dav_ray.storage import Storage, open_storage
 from dav_ray.tree import parse
+from dav_ray.which_policy import chosen
 
 ORIGIN = f"{folder(0)}/origin.json"  # written last: the copy is whole
-MEASURE = "evaluate/reward_mean"  # of samples without search
 SAME = (  # what two runs must have in common for one's policy to fit the other's model
     *(f"model.{name}" for name in ("kind", "path", "weights", "alphabet", "length", "variant", "revision")),
     "mstep.parameters",
@@ -44,28 +44,6 @@ def with_version(recipe: Recipe, run_dir: str) -> Recipe:
     elif init.version not in ("best", "last", number):
         return recipe  # another one: refused like any key that may not change
     return with_values(recipe, {"init.version": number}, "init.version", "a number for it")
-
-
-def chosen(stored: StoredRun, wanted: int | str, key: str) -> int:
-    """The version that `best`, `last` or a number means in a run. UserError that begins with `key` where it is none."""
-    key = f"{key} {wanted}"
-    uri, last = stored.storage.uri, stored.manifest.policy_version
-    there = [version for version in versions(stored.storage) if version <= last]
-    if not there:
-        raise UserError(f"{key}: {show(uri, PATH)} has no policy yet; allowed: a run with a closed round")
-    if wanted == "last":
-        wanted = last
-    if wanted == "best":
-        rows = metric_rows(stored.storage.read_lines("metrics.jsonl"))
-        means = {version: rows.get((version, "evaluate"), {}).get(MEASURE) for version in there}
-        known = {version: mean for version, mean in means.items() if isinstance(mean, int | float)}
-        if not known:
-            raise UserError(f"{key}: no policy of {show(uri, PATH)} has a mean reward; allowed: last, a version")
-        return max(known, key=lambda version: (known[version], -version))
-    if wanted not in there:
-        listed = ", ".join(map(str, there))
-        raise UserError(f"{key}: {show(uri, PATH)} has no such policy; allowed: best, last, {listed}")
-    return int(wanted)
 
 
 def copy_initial(config: Config, storage: Storage, log: RunLog) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dav_ray.config import Config
-from dav_ray.errors import DataError, UserError
-from dav_ray.keys import PATH, show
+from dav_ray.errors import DataError
 from dav_ray.own_code import announced
 from dav_ray.preflight import check
 from dav_ray.reward_checks import reward_mistakes
@@ -18,11 +16,10 @@ from dav_ray.rewards.options import Reward
 from dav_ray.run_files import StoredRun
 from dav_ray.samples.base import check_free, sample_kind
 from dav_ray.secrets import printable
+from dav_ray.which_policy import wanted_version
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-MEASURE = "evaluate/reward_mean"  # of samples without search: by it a policy is the best
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def sample_run(run_dir: str, wanted: Wanted, address: str) -> None:
 
     stored = stored_run(run_dir)
     check_free(wanted.out, force=wanted.force)
-    version = policy_version(stored, wanted.version, show(run_dir, PATH))
+    version = wanted_version(stored, wanted.version)
     config, remarks = drawn_with(stored.config, wanted, address)
     for line in announced(config):
         print(printable(line))
@@ -62,29 +59,6 @@ def sample_run(run_dir: str, wanted: Wanted, address: str) -> None:
     for line in [*remarks, *silent]:
         print(f"dav-ray: {printable(line)}", file=sys.stderr)
     print(kind.write(table, place))
-
-
-def policy_version(stored: StoredRun, wanted: str, place: str) -> int:
-    """The version that `last`, `best` (by the mean reward without search) or a number means; 0 is the model as the run
-    found it. UserError, which calls the run `place`, where there is no such policy."""
-    last = stored.manifest.policy_version
-    there = sorted({0, *(version for version in _stored(stored) if version <= last)})
-    if wanted == "last" and last not in there:
-        raise UserError(
-            f"{place}: policy/v{last:04d} is absent, the run's last policy; allowed: a run directory that is whole"
-        )
-    if wanted == "last":
-        return last
-    if wanted == "best":
-        means = {version: _mean_reward(stored, version) for version in there if version}
-        rewards = {version: mean for version, mean in means.items() if mean is not None}
-        if not rewards:
-            raise UserError(f"--version best: no policy of {place} has a mean reward; allowed: last, or a number")
-        return max(rewards, key=lambda version: (rewards[version], -version))
-    if not wanted.isdecimal() or int(wanted) not in there:
-        known = ", ".join(map(str, there))
-        raise UserError(f"--version {show(wanted)}: {place} has no such policy; allowed: last, best, {known}")
-    return int(wanted)
 
 
 def drawn_with(config: Config, wanted: Wanted, address: str) -> tuple[Config, list[str]]:
@@ -149,17 +123,3 @@ def _drawn(stored: StoredRun, config: Config, version: int, wanted: Wanted, addr
         if wanted.reward and error.role == "reward":
             error.cause += "; --no-reward draws without"
         raise
-
-
-def _stored(stored: StoredRun) -> set[int]:
-    """The versions that lie in the run directory, found without torch."""
-    found = (re.match(r"policy/v(\d+)/", path) for path in stored.storage.list("policy"))
-    return {int(match[1]) for match in found if match}
-
-
-def _mean_reward(stored: StoredRun, version: int) -> float | None:
-    from dav_ray.run_files import metric_rows
-
-    row = metric_rows(stored.storage.read_lines("metrics.jsonl")).get((version, "evaluate"), {})
-    mean = row.get(MEASURE)
-    return float(mean) if isinstance(mean, int | float) else None

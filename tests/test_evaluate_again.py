@@ -11,9 +11,10 @@ import pytest
 
 from dav_ray import buffer, evaluate, evaluate_again, fresh
 from dav_ray.errors import UserError
-from dav_ray.evaluate_again import compare, evaluate_run, render, stored_first, wanted_version
+from dav_ray.evaluate_again import compare, evaluate_run, render, stored_first
 from dav_ray.recipe import load
 from dav_ray.samples.base import sample_kind
+from dav_ray.which_policy import wanted_version
 from tests.runs import masked_recipe
 from tests.test_going_on import begun
 

@@ -152,9 +152,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["init.run=nowhere"], "init.run = {here}/nowhere: no such directory; allowed: "),
+        (["init.run=nowhere"], "init.run = nowhere: no such directory; allowed: "),
         (["init.run=empty"], "init.run: {here}/empty: is no run directory (it has no manifest.json); allowed: "),
-        (["init.run=new"], "init.run = {here}/new: is this run's own directory; allowed: "),
+        (["init.run=new"], "init.run = new: is this run's own directory; allowed: "),
         (
             ["init={run: earlier, version: 3}"],
             "init.version = 3: {here}/earlier has no such policy; allowed: best, last, 1, 2",

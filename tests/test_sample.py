@@ -221,8 +221,9 @@ def test_a_reward_that_fails_on_samples_says_how_to_draw_without(
     (elsewhere / "gone_rewards.py").write_text(RED.replace("return", "raise ValueError('no'); return"))
     monkeypatch.syspath_prepend(str(elsewhere))
     code, _, errors = sample(elsewhere, out="z.csv")
-    assert code == 1 and len(errors) == 1 and not Path("z.csv").exists()
-    assert "Red gave ValueError: no" in errors[0] and "--no-reward draws without" in errors[0]
+    assert code == 1 and not Path("z.csv").exists()
+    assert "gone_rewards.py" in errors[1] and errors[-2] == "ValueError: no"  # the user's own traceback
+    assert "Red gave ValueError: no" in errors[-1] and "--no-reward draws without" in errors[-1]
     (elsewhere / "gone_rewards.py").write_text(
         "class Red:\n  def __init__(self): raise OSError('no file')\n" + RED[11:]
     )
@@ -249,8 +250,8 @@ def test_mistakes_cost_no_import_of_torch(runs: dict[str, Path], here: Path) -> 
 
 
 MISTAKES = {
-    "--version 3": "--version 3: {run} has no such policy; allowed: last, best, 0, 1, 2",
-    "--version first": "--version first: {run} has no such policy; allowed: last, best, 0, 1, 2",
+    "--version 3": "--version 3: {run} has no such policy; allowed: best, last, 1, 2",
+    "--version first": "--version first: is no version; allowed: best, last or a whole number >= 0",
     "--prompt fixed=30:TATA": "prompts[0] = fixed=30:TATA: ",
 }
 
