@@ -43,6 +43,10 @@ class RunError(DavRayError):
         self.cause = _one_line(cause)
         super().__init__(f"{role}: {self.cause}")
 
+    def _beside(self) -> dict[str, Any]:
+        """What a copy has beside its constructor's arguments."""
+        return {} if self.trace is None else {"trace": self.trace}
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.role, self.cause), self.__dict__
 
@@ -72,7 +76,11 @@ class DataError(RunError):
         return kept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.role, self.words, self.what, self.rows, self.kept), {"trace": self.trace}
+        return (
+            type(self),
+            (self.role, self.words, self.what, self.rows, self.kept),
+            self._beside(),
+        )
 
 
 class RewardError(DataError):
@@ -101,7 +109,7 @@ class RewardError(DataError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = self.reward, self.chunk, self.value, self.what, self.rows, self.kept
-        return type(self), given, {"trace": self.trace}
+        return type(self), given, self._beside()
 
 
 class DeviceError(RunError):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dav_ray.config import Track
-from dav_ray.shown_samples import ShownSamples
+
+if TYPE_CHECKING:
+    from dav_ray.shown_samples import ShownSamples
 
 ROUND, SAMPLES = "round", "samples"
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}  # what pip installs, by module

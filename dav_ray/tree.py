@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -151,10 +152,20 @@ def _item(node: Any, place: Any, key: str, mistakes: Mistakes) -> tuple[Any] | N
 def _check_depth(text: str) -> None:
     """Raises RecursionError, or what YAML's scanner raises."""
     depth = 0
-    for event in yaml.parse(text, Loader=Loader):
+    for event in _events(text):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise RecursionError
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    """RecursionError where libyaml has a limit of its own, as its newer releases do."""
+    try:
+        yield from yaml.parse(text, Loader=Loader)
+    except yaml.MarkedYAMLError as error:
+        if "nesting depth" in str(error.problem):
+            raise RecursionError from None
+        raise
 
 
 def _problem(error: yaml.MarkedYAMLError, text: str) -> str:

@@ -15,12 +15,12 @@ def chosen(stored: StoredRun, wanted: int | str, key: str) -> int:
     key = f"{key} {wanted}"
     uri, last = stored.storage.uri, stored.manifest.policy_version
     there = [version for version in versions(stored.storage) if version <= last]
-    if not there:
-        raise UserError(f"{key}: {show(uri, PATH)} has no policy yet; allowed: a run with a closed round")
-    if wanted == "last" and last not in there:
+    if wanted == "last" and last and last not in there:
         raise UserError(
             f"{show(uri, PATH)}: {folder(last)} is absent, the run's last policy; allowed: a run that is whole"
         )
+    if not there:
+        raise UserError(f"{key}: {show(uri, PATH)} has no policy yet; allowed: a run with a closed round")
     if wanted == "last":
         wanted = last
     if wanted == "best":

@@ -194,7 +194,6 @@ REWARDS = [
     reward("rewards_null:Good", "reward.kind = rewards_null:Good: can't import rewards_null (SyntaxError"),
     reward("rewards_getattr:Good", "reward.kind = rewards_getattr:Good: can't import rewards_getattr (RuntimeError"),
     reward("rewards_good:Goood", "reward.kind = rewards_good:Goood: rewards_good has no Goood; did you mean Good?"),
-    reward("rewards_good:function", "reward.kind = rewards_good:function: function is no class"),
     reward("rewards_good:Silent", "reward.kind = rewards_good:Silent: Silent has no __call__"),
     reward("rewards_good:Good", 'reward.args = {"size": 1}: Good: got an unexpected keyword', "{size: 1}"),
     reward("..os:system", "reward.kind = ..os:system: allowed: module.path:Name"),

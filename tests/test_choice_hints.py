@@ -27,7 +27,7 @@ def chunk(alpha: float, index: int = 0, rows: int = 2, read_back: bool = False) 
     curve = tuple(ladder(SPREAD / alpha).mean(0).tolist())
     shard = Shard("buffer/x", "", index, rows, 0)
     many = tuple(range(rows)), ("a",) * rows, (0.0,) * rows, None, (1.0,) * rows, 4.0
-    return Accepted(index, None, shard, *many, None if read_back else (curve, curve))
+    return Accepted(index, None, shard, *many, choices=None if read_back else (curve, curve))
 
 
 def hints(folder: Path, search: Search) -> ChoiceHints:

@@ -20,7 +20,7 @@ CLUSTER = ROOT / "cluster"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = sorted(CLUSTER.glob("*.sh"))
 METRICS = {  # what a run exports, as Prometheus sees it
-    *(f"ray_dav_{name}" for name in ("reward_mean", "reward_std", "search_ess", "search_nfe_per_sample")),
+    *(f"ray_dav_{name}" for name in ("reward", "reward_mean", "reward_std", "search_ess", "search_nfe_per_sample")),
     *(f"ray_dav_{name}" for name in ("search_samples_per_s", "mstep_nll", "mstep_kl", "mstep_grad_norm")),
     *(f"ray_dav_{name}" for name in ("time_estep_s", "time_mstep_s", "util", "diversity", "heldout", "round")),
     *(f"ray_dav_{name}" for name in ("chunks_committed_total", "chunks_outstanding", "workers")),

@@ -69,6 +69,7 @@ def test_a_finished_run_goes_on_to_the_same_bits(folder: Path) -> None:
     assert rows[0]["evaluate/rise_sd"] == 0 and rows[2]["evaluate/rise_sd"] == rise
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_from_its_policy_and_is_measured_again(folder: Path) -> None:
     """Round 0 is that policy, KL is to the pretrained model; `evaluate` measures both policies on the same seeds."""
     words = ["init={run: part, version: last}", "rounds=1", "evaluate.kl_samples=4", "--run-dir", "new"]

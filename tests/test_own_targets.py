@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     (folder / "broken.py").write_text("1 / 0\n")
     rule = "allowed: module.path:Name or path/to/file.py:Name"
-    assert line("nowhere.py:X") == f"reward.kind = {Path.cwd()}/nowhere.py:X: no such file; {rule}"
+    assert line("nowhere.py:X") == f"reward.kind = nowhere.py:X: no such file; {rule}"
     assert line("broken.py:X").startswith(f"reward.kind = {folder}/broken.py:X: can't import {folder}/broken.py (Zero")
     assert line("my rewards.py:Rednes").endswith("has no Rednes; did you mean Redness?")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")

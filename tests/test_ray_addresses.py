@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -57,7 +58,9 @@ def test_auto_is_refused_at_once_where_there_are_two(two: None, tmp_path: Path) 
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "dav_ray", "doctor", "--address", "auto"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"dav-ray: {line}\n")
+    said = re.compile(r"dav-ray: --address auto: \d+ Rays are up on this machine \((.*)\); allowed: one of them, .*\n")
+    assert (done.returncode, done.stdout) == (2, "") and (found := said.fullmatch(done.stderr))
+    assert ADDRESSES[0] in found[1].split(", ")  # beside Rays of other tests
 
 
 def test_auto_is_what_the_environment_says_and_other_addresses_are_not_looked_for(

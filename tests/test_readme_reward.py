@@ -61,6 +61,10 @@ def test_its_search_raises_the_reward_by_a_standard_deviation(folder: Path) -> N
         def score(self, samples: torch.Tensor, conditions: Any) -> torch.Tensor:
             return reward(samples, conditions).double()
 
+        def score_each(self, samples: torch.Tensor, conditions: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            values = self.score(samples, conditions)
+            return values, values[:, None]
+
         def score_and_grad(self, samples: torch.Tensor, conditions: Any) -> tuple[torch.Tensor, torch.Tensor]:
             with torch.enable_grad():
                 leaf = samples.detach().requires_grad_()

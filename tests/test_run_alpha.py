@@ -15,6 +15,7 @@ from tests.runs import events, finish, masked_recipe, shards, start, wait_for
 SEARCH = {"candidates": 3, "alpha": "50 sd", "steps": 4, "trajectories": 12, "chunk": 4}
 
 
+@pytest.mark.slow
 def test_alpha_is_measured_once_whatever_becomes_of_the_samples(tmp_path: Path) -> None:
     """The driver is stopped in the first round, and finds other samples when it comes back."""
     words = [str(masked_recipe(tmp_path, search=SEARCH)), "--run-dir", "run"]

@@ -116,11 +116,11 @@ def test_the_event_that_ends_a_run_holds_it_and_no_secret(own: Path, tmp_path: P
 
 CLI = """
 import sys
-from dav_ray.cli import _exit_codes
+from dav_ray.cli_errors import exit_codes
 from dav_ray.errors import RewardError
 error = RewardError("mine", "3 of round 1", "KeyError: 7", kept="quarantine/x y.json")
 error.trace = 'Traceback (most recent call last):\\n  File "/home/me/own.py", line 5, in f\\n    g()\\nKeyError: 7\\n'
-with _exit_codes("runs/a"):
+with exit_codes("runs/a"):
     raise (OSError("disk") if "disk" in sys.argv else error)
 """
 

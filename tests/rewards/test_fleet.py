@@ -65,7 +65,7 @@ class Run:
 
     def config(self, *rewards: dict[str, Any], **role: Any) -> Config:
         named = [{**reward, "kind": f"tests.rewards.kinds:{reward['kind']}"} for reward in rewards]
-        roles = {"reward": {"cpus": 0, "start_timeout_s": 60, **role}}
+        roles = {"reward": {"cpus": 0, "start_timeout_s": 180, **role}}
         return Config.model_validate({"model": {"path": "x"}, "prompts": ["a"], "reward": named, "roles": roles})
 
     def ask(self, rows: np.ndarray, grad: bool = False) -> list[Scored]:
@@ -104,7 +104,7 @@ def run(cluster: None, tmp_path: Path) -> Iterator[Run]:
     found.pool.shutdown(cancel_futures=True)
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
+def until(true: Callable[[], Any], what: str, seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, what

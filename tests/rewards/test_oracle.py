@@ -166,7 +166,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, tensors: dict[str, Tensor], wor
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"model": "Weighted"}, "model = Weighted: is no class; allowed: module.path:Class"),
+        ({"model": "Weighted"}, "model = Weighted: is no class; allowed: module.path:Name or path/to/file.py:Name"),
         ({"model": f"{HERE}:Nope"}, f"model = {HERE}:Nope: AttributeError: "),
         ({"model": "nope.nope:Nope"}, "model = nope.nope:Nope: ModuleNotFoundError: No module named 'nope'"),
         ({"model": "pathlib:Path", "args": {}}, "model = pathlib:Path: is no torch.nn.Module"),

@@ -169,7 +169,7 @@ def test_mistakes(make: Any, line: str) -> None:
 
 def test_without_pyjaspar_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyjaspar", None)
-    with pytest.raises(ImportError, match=r"motif_score needs JASPAR's motifs: pip install dav_ray\[motifs\]"):
+    with pytest.raises(ImportError, match=r"motif_score needs JASPAR's motifs: pip install pyjaspar"):
         MotifScore(["MA0139.2"])
 
 
