@@ -117,6 +117,8 @@ def evaluate(
         require_model(run_dir, address)
         from dav_ray.evaluate_again import evaluate_run
 
+        typer.echo("starting Ray and the search workers, which draw and measure: usually 20 s and the samples' time")
+
         evaluate_run(run_dir, samples, version, address)
 
 

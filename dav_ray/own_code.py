@@ -13,6 +13,8 @@ from dav_ray.own_targets import is_file, split
 from dav_ray.reward_checks import DEEPEST, as_reward, factors
 from dav_ray.rewards.options import Reward
 
+ABSENT = "not found here"
+
 
 def announced(config: Config) -> list[str]:
     """One line per import path, interpreter, package or image of the user's own."""
@@ -57,5 +59,5 @@ def said_import(key: str, target: str, python: str | None = None) -> str:
     if is_file(target):
         return f"imports {show(target, PATH)} ({key})"
     found = None if python else module_file(module)
-    where = found or (f"where {show(python, PATH)} finds it" if python else "not found here")
+    where = found or (f"where {show(python, PATH)} finds it" if python else ABSENT)
     return f"imports {show(target)} from {where} ({key})"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dav_ray.config import Config
 from dav_ray.errors import DataError
-from dav_ray.own_code import announced
+from dav_ray.own_code import ABSENT, announced
 from dav_ray.preflight import check
 from dav_ray.reward_checks import reward_mistakes
 from dav_ray.rewards.options import Reward
@@ -49,9 +49,11 @@ def sample_run(run_dir: str, wanted: Wanted, address: str) -> None:
     stored = stored_run(run_dir)
     check_free(wanted.out, force=wanted.force)
     version = wanted_version(stored, wanted.version)
+    if wanted.reward:
+        for line in announced(stored.config):  # before any of it is imported, from where the run found it
+            if ABSENT not in line:
+                print(printable(line))
     config, remarks = drawn_with(stored.config, wanted, address)
-    for line in announced(config):
-        print(printable(line))
     check(config.model_copy(update=_without(config)), address)
     kind = sample_kind(config)
     place = kind.place(wanted.out)

@@ -108,7 +108,7 @@ class Session:
         """Start the ranks that live as long as the run, unless they are there or have been."""
         if self.trains and self.trainer is None and self.config.roles.train.lifetime == "run":
             num = self.config.roles.train.replicas
-            self.say(f"starting {num} training rank{'s' * (num > 1)}")
+            self.say(f"starting {num} training rank{'s' * (num > 1)}: usually 15 s, as Ray Train starts with them")
             self.start_trainer("run", log)
 
     def start_trainer(self, job: str, log: RunLog) -> None:

@@ -215,6 +215,19 @@ def test_rewards_that_are_not_found_leave_columns_out(elsewhere: Path, monkeypat
     sys.modules.pop("gone_rewards")
 
 
+def test_a_module_is_found_where_the_run_found_it(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """config.yaml says where: `sample` needs no other folder."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("gone_rewards", None)
+    (elsewhere / "gone_rewards.py").write_text(RED)
+    file = elsewhere / "run/config.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "modules": [str(elsewhere)]}))
+    code, output, errors = sample(elsewhere, out="w.csv")
+    sys.modules.pop("gone_rewards", None)
+    assert (code, errors) == (0, []) and f"imports gone_rewards:Red from {elsewhere}" in output
+    assert {"reward", "reward/Red", "heldout/other"} <= set(rows("w.csv")[0])
+
+
 def test_a_reward_that_fails_on_samples_says_how_to_draw_without(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
