@@ -103,9 +103,9 @@ def follow(options: Options, folder: Path, job: dict[str, Any], rows: tuple[Any,
     from dav_ray.pretrain import read_curve
 
     shown = max((line["step"] for line in read_curve(folder)), default=0)
-    print(
-        f"{folder}: up to step {options.steps} with {options.workers} worker{'s' * (options.workers > 1)}; a line every {options.every} steps, once Ray Train is up (usually 20 s)"
-    )
+    num = f"{options.workers} worker{'s' * (options.workers > 1)}"
+    print(f"{folder}: up to step {options.steps} with {num}; a line every {options.every} steps")
+    print("starting Ray Train: usually 20 s")
     failures: list[str] = []
     thread = threading.Thread(target=_fit, args=(options, job, rows, failures), name="ray-train", daemon=True)
     thread.start()

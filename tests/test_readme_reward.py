@@ -86,6 +86,13 @@ def test_its_search_raises_the_reward_by_a_standard_deviation(folder: Path) -> N
     assert judge(by_value, by_weight, config.search.candidates, alpha) is None  # neither idle nor blind
 
 
+def test_its_code_keeps_the_contract_of_rewards(folder: Path) -> None:
+    """Also for an image that is all black, as `dav-ray try-reward` shows one."""
+    command = [sys.executable, "-m", "dav_ray", "try-reward", "my_rewards:Slant", "--gradient"]
+    tried = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert tried.returncode == 0 and "WRONG" not in tried.stdout, tried.stdout + tried.stderr
+
+
 @pytest.mark.slow
 def test_its_command_moves_the_model_by_a_standard_deviation(folder: Path) -> None:
     """As it is printed, in a folder of the user's: the last row of the table that it ends with."""
