@@ -45,9 +45,9 @@ def test_what_may_pass_is_tried_three_times_more() -> None:
 
 
 def test_words_for_a_terminal() -> None:
-    found = in_words(Trouble(3, "OSError: x", '  File "a.py", line 7, in f\n    g()', "n" * 56, "/tmp/ray/worker.err"))
+    found = in_words(Trouble(3, "OSError: x", '  File "a.py", line 7, in f\n    g()', "n" * 56, "logs/worker.err"))
     assert found.splitlines() == [
-        "train: rank 3 failed and is started again: OSError: x (log on node nnnnnnnn: /tmp/ray/worker.err)",
+        "train: rank 3 failed and is started again: OSError: x (log on node nnnnnnnn: logs/worker.err)",
         '  File "a.py", line 7, in f',
         "    g()",
     ]
