@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import dav_ray
 from dav_ray import cli
 from dav_ray.errors import RunError, UserError
+from tests.support.deadlines import stretched
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "ray", "diffusers", "transformers", "pandas")
@@ -51,7 +52,7 @@ def test_bad_input_is_quick_and_exits_2(folder: Path) -> None:
     dav("--version")  # the disk's cache is not what is measured
     started = time.monotonic()
     done = dav("run", "mine.yaml", "search.alhpa=1", "search.gamma=2")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < stretched(2)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "dav-ray: search.gamma = 2: out of range; allowed: a number > 0 and <= 1",
