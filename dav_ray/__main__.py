@@ -1,6 +1,6 @@
 """`python -m dav_ray` is the command `dav-ray`."""
 
-from dav_ray.cli import main
+from dav_ray.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -1,22 +1,66 @@
-"""What several test files share: storages, a tiny pipeline, one torch thread."""
+"""What several test files share: storages, a tiny pipeline, one torch thread; and what holds for each of them: the
+order, limits of time, files and processes that end with the tests."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from dav_ray.storage import Storage, open_storage
+from dav_ray.run_dir.storage.interface import Storage
+from dav_ray.run_dir.storage.uri import open_storage
+from tests.support.deadlines import hung
+from tests.support.processes import MARK, end_those_left
 
 BUCKET = "runs"
-WHOLE_RUNS = ("test_run", "test_chaos", "test_job", "test_overlap", "test_nodes", "test_doctor", "test_fleet")
+FIRST = ("whole", "runtime", "diffusion", "config", "search")  # folders, the longest files first
+SCRATCH = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A mark for all processes that are started here, and a folder for what they write: logs and sockets of Ray too."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where pytest's own folders stay
+    os.environ[MARK] = uuid.uuid4().hex
+    config.stash[SCRATCH] = tempfile.mkdtemp(prefix="dt-", dir="/tmp")  # short: sockets have their paths in it
+    os.environ["TMPDIR"], tempfile.tempdir = config.stash[SCRATCH], None
+    Path(config.stash[SCRATCH], "ray").mkdir()  # clusters with a folder of their own write their address here too
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[SCRATCH], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with whole runs first: begun last, one of them would be waited for alone."""
-    items.sort(key=lambda item: not item.path.name.startswith(WHOLE_RUNS))
+    """Folders with whole runs first: begun last, one of them would be waited for alone."""
+    here = Path(__file__).parent
+    folders = [item.path.relative_to(here).parts[0] for item in items]
+    known = {path.name for path in here.iterdir()}
+    assert known.issuperset(FIRST), "tests/conftest.py: FIRST names a folder that is not there"
+    rank = {name: number for number, name in enumerate(FIRST)}
+    order = sorted(range(len(items)), key=lambda number: rank.get(folders[number], len(rank)))
+    items[:] = [items[number] for number in order]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that hangs is ended; one that waits on a loaded machine is not."""
+    marker = item.get_closest_marker("timeout")
+    seconds = marker.args[0] if marker else item.config.getoption("timeout") or item.config.getini("timeout")
+    item.add_marker(pytest.mark.timeout(hung(float(seconds))), append=False)
+    return (yield)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """What the tests of a file started has ended with them; else it is ended, and the file fails."""
+    yield
+    left = end_those_left()
+    assert not left, f"processes are left: {left}"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,8 +74,8 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a saved tiny StableDiffusionPipeline (latents 4 x 4 x 4, images 16 x 16)."""
-    from dav_ray.device import quiet
-    from tests.tiny import save_tiny
+    from dav_ray.diffusion.device import quiet
+    from tests.support.tiny import save_tiny
 
     quiet()
     return save_tiny(tmp_path_factory.mktemp("tiny"))

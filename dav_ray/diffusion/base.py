@@ -1,4 +1,4 @@
-"""What a diffusion family provides to search and M-step. A new family is one file that meets these protocols.
+"""What a diffusion model provides to search and M-step. A new one is a file with a subclass of `PolicyNetwork`.
 
 x_t has shape [B, *event]; t = T..1; `Kernel` is p(x_{t-1} | x_t, c), guidance and schedule included.
 """
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dav_ray.noise import Draws
+from dav_ray.diffusion.noise import Draws
 from dav_ray.types import Cost, StepLoss, Transitions
 
 
@@ -158,6 +158,18 @@ class Diffusion(Protocol):
 
     def write_policy(self, folder: Path) -> None:
         """The policy as users load it, in a folder of its own. The same weights give the same bytes."""
+        ...
+
+
+class Adaptable(Diffusion, Protocol):
+    """A model before its policy is made: one of these two is called, once."""
+
+    def add_adapters(self, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+        """Adapters that are zero at first, the same for one seed. ValueError for a target that names no layer."""
+        ...
+
+    def train_all_weights(self) -> None:
+        """The policy is the network itself, the reference a frozen copy."""
         ...
 
 

@@ -67,6 +67,7 @@ def accumulate(
     kl: float,
     scale: float,
     micro_batch: int,
+    objective: Callable[[StepLoss, Tensor, float], Tensor] = weighted_sum,
     backward: Callable[[Tensor], None] = Tensor.backward,
     defer: Callable[[], AbstractContextManager] = nullcontext,
 ) -> tuple[float, float]:
@@ -81,7 +82,7 @@ def accumulate(
         weights = rows.weights[part_rows]
         with nullcontext() if number == len(parts) else defer():
             loss = diffusion.step_loss(rows.transitions(part_rows, part_t), reference=kl > 0)
-            backward(scale * weighted_sum(loss, weights, kl))
+            backward(scale * objective(loss, weights, kl))
         nll += float((weights * loss.nll.detach().cpu().double()).sum())
         kld += float((weights * loss.kl.detach().cpu().double()).sum())
     return nll, kld

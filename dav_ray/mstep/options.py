@@ -6,12 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dav_ray.section import Section
-
-LORA_TARGETS = {  # the layers that get adapters where a recipe names none, by model family
-    "diffusers": ("to_q", "to_k", "to_v", "to_out.0"),
-    "masked": ("convs", "final_conv"),
-}
+from dav_ray.strict import Section
 
 
 class Lora(Section):

@@ -60,11 +60,11 @@ def _kind(i: int, entry: Any) -> str:
 
 def _build(i: int, entry: dict[str, Any]) -> Any:
     """The factor. ValueError where its kind is unknown or its constructor refuses the arguments."""
-    from dav_ray.rewards.registry import BUILTIN, make
+    from dav_ray.rewards.registry import REWARDS, make
 
     kind, args = entry["kind"], entry.get("args") or {}
-    if ":" not in kind and kind not in BUILTIN:
-        raise ValueError(f"rewards[{i}].kind = {kind}; allowed: {', '.join(sorted(BUILTIN))}, or module.path:Name")
+    if ":" not in kind and kind not in REWARDS:
+        raise ValueError(f"rewards[{i}].kind = {kind}; allowed: {', '.join(sorted(REWARDS))}, or module.path:Name")
     try:
         return make(kind, args)
     except (TypeError, ValueError) as error:

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dav_ray.checkpoint import read_checkpoint, sorted_header
+from dav_ray.diffusion.weight_files import read_checkpoint, sorted_header
 from dav_ray.errors import UserError
-from dav_ray.own_targets import RULE
+from dav_ray.registry import RULE
 from dav_ray.rewards.registry import resolve
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"

@@ -1,32 +1,72 @@
-"""The rewards that ship with dav_ray: name -> module:Class. A name with a colon is a user's own class or function."""
+"""The rewards that have a name, and how one is built. A name with a colon is a class or function of the user's own."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dav_ray.own_targets import load
+from dav_ray.registry import Entry, Registry
 from dav_ray.rewards.function import FunctionReward
 
-BUILTIN: dict[str, str] = {
-    "jpeg_compressibility": "dav_ray.rewards.jpeg:JpegCompressibility",
-    "jpeg_incompressibility": "dav_ray.rewards.jpeg:JpegIncompressibility",
-    "brightness": "dav_ray.rewards.colour:Brightness",
-    "target_colour": "dav_ray.rewards.colour:TargetColour",
-    "digit_legibility": "dav_ray.rewards.digits:DigitLegibility",
-    "torch_oracle": "dav_ray.rewards.oracle:TorchOracle",
-    "enformer": "dav_ray.rewards.enformer:Enformer",
-    "gc_content": "dav_ray.rewards.sequence:GcContent",
-    "gc_window": "dav_ray.rewards.sequence:GcWindow",
-    "motif_score": "dav_ray.rewards.sequence:MotifScore",
-    "product": "dav_ray.rewards.combine:Product",
-    "ehrlich": "dav_ray.rewards.ehrlich:Ehrlich",
-}
+# facts of an entry, each a text: what it scores, and its arguments that name a file, a class, other rewards
+SCORES, FILE, CODE, FACTORS = "scores", "file", "code", "factors"
+_OF_SEQUENCES = {SCORES: "sequences"}
 
-# those that score sequences, not images
-SEQUENCES = frozenset({"torch_oracle", "enformer", "gc_content", "gc_window", "motif_score", "ehrlich"})
+REWARDS = Registry(
+    "dav_ray.rewards",
+    "reward",
+    {
+        "jpeg_compressibility": Entry(
+            "dav_ray.rewards.jpeg:JpegCompressibility", "images: minus the size as JPEG in kB, rewards plainness"
+        ),
+        "jpeg_incompressibility": Entry(
+            "dav_ray.rewards.jpeg:JpegIncompressibility", "images: the size as JPEG in kB, rewards detail"
+        ),
+        "brightness": Entry("dav_ray.rewards.colour:Brightness", "images: mean of all pixels, has gradients"),
+        "target_colour": Entry(
+            "dav_ray.rewards.colour:TargetColour", "images: minus the squared distance to one colour, has gradients"
+        ),
+        "digit_legibility": Entry(
+            "dav_ray.rewards.digits:DigitLegibility", "images: 1 where a classifier reads the digit of the prompt"
+        ),
+        "torch_oracle": Entry(
+            "dav_ray.rewards.oracle:TorchOracle",
+            "sequences: one output of any torch module, has gradients",
+            facts={**_OF_SEQUENCES, FILE: "weights", CODE: "model"},
+        ),
+        "enformer": Entry(
+            "dav_ray.rewards.enformer:Enformer",
+            "DNA: one task of an Enformer that gReLU trained, has gradients",
+            facts={**_OF_SEQUENCES, FILE: "checkpoint"},
+        ),
+        "gc_content": Entry(
+            "dav_ray.rewards.sequence:GcContent", "DNA: the share of G and C, has gradients", facts=_OF_SEQUENCES
+        ),
+        "gc_window": Entry(
+            "dav_ray.rewards.sequence:GcWindow",
+            "DNA: 1 where the share of G and C is in a window, else 0",
+            facts=_OF_SEQUENCES,
+        ),
+        "motif_score": Entry(
+            "dav_ray.rewards.sequence:MotifScore",
+            "DNA: how well the best match of each JASPAR motif fits, has gradients",
+            facts=_OF_SEQUENCES,
+        ),
+        "product": Entry(
+            "dav_ray.rewards.combine:Product", "the product of other rewards' values", facts={FACTORS: "rewards"}
+        ),
+        "ehrlich": Entry(
+            "dav_ray.rewards.ehrlich:Ehrlich",
+            "sequences: an Ehrlich function, a benchmark with a known optimum",
+            facts=_OF_SEQUENCES,
+        ),
+    },
+)
 
-# the argument of a built-in reward that names a file it reads
-FILES: dict[str, str] = {"enformer": "checkpoint", "torch_oracle": "weights"}
+
+def fact(kind: str, name: str) -> str:
+    """What is known of a built-in reward without importing it; nothing where that is not so, or it is no built-in."""
+    entry = REWARDS.builtin.get(kind)
+    return entry.facts.get(name, "") if entry else ""
 
 
 def build(kind: str, args: dict[str, Any], device: str = "cpu") -> Any:
@@ -50,5 +90,5 @@ def features(target: str) -> Any:
 
 
 def resolve(kind: str) -> Any:
-    """The class or function of a reward. KeyError: unknown name; else what the import raised."""
-    return load(kind if ":" in kind else BUILTIN[kind])
+    """The class or function of a reward. Unregistered: why the name is none; else what the import raised."""
+    return REWARDS.load(kind)

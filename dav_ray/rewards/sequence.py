@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dav_ray.sequences import Alphabet
+from dav_ray.diffusion.masked.alphabet import Alphabet
 
 BASES = "ACGT"  # in this order a base's complement stands at the mirrored place
 PSEUDOCOUNT = 1.0  # per column of a motif, spread evenly over the bases

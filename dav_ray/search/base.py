@@ -1,20 +1,19 @@
 """What a search strategy is: a function of (model, reward, conditions, noise) that returns accepted trajectories.
 
-A new strategy is one file with one class that meets `Search`, named in `strategy`.
+A new strategy is one file with one class that meets `Search` and says its `facts.Facts`: a line in `kinds.SEARCHES`, an
+entry point of another package, or `search.kind: module.path:Name` of a recipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from dav_ray.diffusion.base import Diffusion, Kernel
-from dav_ray.noise import KeyedNoise, Noise
-from dav_ray.search.options import Search as SearchConfig
-from dav_ray.search.temperature import number
+from dav_ray.diffusion.base import Diffusion
+from dav_ray.diffusion.noise import KeyedNoise
+from dav_ray.search.warm_start import Starts
 from dav_ray.types import Trajectories
 
 
@@ -42,54 +41,14 @@ class Search(Protocol):
         ...
 
 
-def strategy(
-    config: SearchConfig, alpha: float | None = None, *, blend: bool = False, complete: bool = False
-) -> Search:
-    """The configured search; alpha: what `search.alpha` came to where it is in standard deviations.
+class WarmSearch(Protocol):
+    """A search whose trajectories may go on from samples of the last round (`Facts.starts`)."""
 
-    Its trajectories carry to the M-step all candidates (blend: mstep.candidates = all), or the winners' completed x_0
-    (complete: mstep.target = completed).
-    """
-    from dav_ray.search.best_of_n import BestOfN
-    from dav_ray.search.dav import Dav
-    from dav_ray.search.none import NoSearch
-    from dav_ray.search.refine import Refine
-    from dav_ray.search.skipping import unscored
-    from dav_ray.search.smc import Smc
-    from dav_ray.search.svdd import Svdd
-
-    alpha = number(config.alpha, alpha)
-    dav = Dav(
-        *(config.candidates, alpha, config.gamma, config.gradient, config.beta),
-        *(blend, complete, config.ratio, config.choice, unscored(config)),
-    )
-    match config.kind:
-        case "dav":
-            return dav
-        case "smc":
-            return Smc(dav, config.particles, config.resampling, config.resample_below, config.tempering)
-        case "svdd":
-            return Svdd(config.candidates, alpha, config.choice)
-        case "refine":
-            return Refine(dav, config.repeats, config.depth)
-        case "best_of_n":
-            return BestOfN(config.candidates)
-        case "none":
-            return NoSearch(alpha, config.beta)
-
-
-Observer = Callable[[Tensor, int, Kernel], None]  # (x_t, t, kernel at x_t)
-
-
-@torch.no_grad()
-def ancestral(diffusion: Diffusion, conditions: Sequence[str], noise: Noise, observe: Observer | None = None) -> Tensor:
-    """Plain sampling, T network evaluations each: states [T+1, B, *event], x_T first."""
-    x = diffusion.prior(conditions, noise.at(diffusion.steps))
-    states = [x]
-    for t in range(diffusion.steps, 0, -1):
-        kernel = diffusion.predict(x, t, conditions).kernel
-        if observe is not None:
-            observe(x, t, kernel)
-        x = kernel.sample(1, noise.at(t - 1))[:, 0]
-        states.append(x)
-    return torch.stack(states)
+    def __call__(
+        self,
+        diffusion: Diffusion,
+        scorer: Scorer,
+        conditions: Sequence[str],
+        noise: KeyedNoise,
+        starts: Starts | None = None,
+    ) -> Trajectories: ...

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from dav_ray.diffusion.base import Diffusion
-from dav_ray.noise import KeyedNoise
-from dav_ray.search.base import Scorer, ancestral
+from dav_ray.diffusion.noise import KeyedNoise
+from dav_ray.diffusion.sampling import ancestral
+from dav_ray.search.base import Scorer
 from dav_ray.types import Cost, Trajectories
 
 

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from dav_ray.diffusion.base import Diffusion, Kernel, Prediction, rows_with_graph
-from dav_ray.noise import Draws, KeyedNoise
+from dav_ray.diffusion.noise import Draws, KeyedNoise
 from dav_ray.search.base import Scorer
-from dav_ray.search.choices import Choices
-from dav_ray.search.front import Expansion, Front, Known, Parents
-from dav_ray.search.reuse import Reuse
-from dav_ray.search.weights import choose, effective_size, logmeanexp, value
+from dav_ray.search.states import Expansion, Front, Known, Parents, Reuse
+from dav_ray.search.weighting.choices import Choices
+from dav_ray.search.weighting.weights import choose, effective_size, logmeanexp, value
 from dav_ray.types import Cost, Trajectories
 
 
@@ -32,7 +31,7 @@ class Dav:
     in the anchor p_theta^(1-beta) p_theta0^beta (0 current, 1 pretrained); blend: return targets that carry all
     candidates to the M-step; complete: return each winner's x0_hat as the target of its step.
 
-    unscored: steps t whose states nobody scores (`skipping`): they are drawn as the model draws them, V := 0.
+    unscored: steps t whose states nobody scores (`kinds.unscored`): they are drawn as the model draws them, V := 0.
 
     ratio: log p_anchor - log q summed over dimensions, or their mean, as the authors' released code takes it; choice:
     draw the candidate to keep, or take the best. With `mean` and `best` trajectories carry no weight.

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Collection, Iterator
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dav_ray.search import temperature
-from dav_ray.section import Section
+from dav_ray.registry import RULE
+from dav_ray.search import kinds
+from dav_ray.search.facts import Facts
+from dav_ray.search.weighting import temperature
+from dav_ray.strict import Section
 
 GEOMETRIC = re.compile(r"geometric\(\s*(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\)")
 ADAPTIVE = re.compile(r"adaptive\(\s*(\d*\.?\d+)\s*\)")
 TEMPERINGS = "discount, linear or adaptive(SHARE) with 0 < SHARE < 1"
 ANCHORS = "current, pretrained or geometric(BETA) with 0 < BETA < 1"
 
+# keys that only some kinds use, and what they are where another kind is chosen
+SOME_USE: dict[str, object] = {
+    "anchor": "current",
+    "ratio": "sum",
+    "choice": "draw",
+    "particles": 1,
+    "resampling": "systematic",
+    "resample_below": 0.5,
+    "tempering": "discount",
+    "warm_start": "own",
+    "score_every": 1,
+    "negligible": 0.0,
+}
+*_FIRST, _LAST = kinds.SEARCHES.builtin
+_KIND: Any = {
+    "allowed": f"{', '.join(_FIRST)} or {_LAST}, or {RULE}",
+    "anyOf": [{"enum": [*kinds.SEARCHES.builtin]}, {"type": "string", "pattern": r":|\$\{"}],
+}
+
 
 class Search(Section):
-    kind: Literal["dav", "smc", "svdd", "refine", "best_of_n", "none"] = Field(
+    kind: str = Field(
         default="dav",
         description="E-step strategy: dav, smc = dav with resampling across the particles of a prompt, svdd = dav "
         "without tilt, ratio and discount, refine = re-noise and search again, best_of_n, none = plain samples",
+        json_schema_extra=_KIND,
     )
     candidates: int = Field(
         default=4,
@@ -119,6 +143,21 @@ class Search(Section):
     compile: bool = Field(
         default=False, description="torch.compile the policy on search workers, which takes minutes at their start"
     )
+    args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="keyword arguments of the constructor of a search of your own; its parameters that are called like "
+        "keys of this section have their values from there",
+        exclude_if=lambda value: not value,
+    )
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _kind(cls, value: object) -> object:
+        if not isinstance(value, str) or (":" not in value and value not in kinds.SEARCHES):
+            raise ValueError("unknown value")
+        if ":" not in value and (fault := kinds.SEARCHES.fault(value)):
+            raise ValueError(fault)
+        return value
 
     @field_validator("alpha", mode="before")
     @classmethod
@@ -150,37 +189,29 @@ class Search(Section):
     @field_validator("eta")
     @classmethod
     def _stochastic(cls, value: float, info: ValidationInfo) -> float:
-        if value == 0 and info.data.get("kind", "none") != "none":
-            raise ValueError("a search needs a stochastic sampler; allowed: 0 < eta <= 1")
+        kind = info.data.get("kind")
+        if value == 0 and kind and kinds.ships(kind) and kinds.facts_class(kind).stochastic:
+            raise ValueError(STOCHASTIC)
         return value
 
     @field_validator("gradient")
     @classmethod
     def _uses_gradient(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and (kind := info.data.get("kind", "dav")) not in ("dav", "smc", "refine"):
-            raise ValueError(f"{kind} uses no gradient; allowed: false, or true with search.kind = dav, smc or refine")
+        kind = info.data.get("kind", "dav")
+        if value and kinds.ships(kind) and (mistake := no_gradient(kind, kinds.facts_class(kind).uses)):
+            raise ValueError(mistake)
         return value
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Search:
         """Keys that would be ignored or make no sense where another strategy is chosen. ValueError names the first."""
-        allowed = {
-            "anchor": ("current", ("dav", "smc", "refine", "best_of_n", "none")),
-            "ratio": ("sum", ("dav", "refine")),
-            "choice": ("draw", ("dav", "svdd", "refine")),
-            "particles": (1, ("smc",)),
-            "resampling": ("systematic", ("smc",)),
-            "resample_below": (0.5, ("smc",)),
-            "tempering": ("discount", ("smc",)),
-            "warm_start": ("own", ("refine",)),
-            "score_every": (1, ("dav",)),
-            "negligible": (0.0, ("dav",)),
-        }
-        for key, (default, kinds) in allowed.items():
-            if getattr(self, key) != default and self.kind not in kinds:
+        if kinds.ships(self.kind):
+            for mistake in useless(self, self.facts.uses):
+                raise ValueError(mistake)
+            if self.args:
                 raise ValueError(
-                    f"search.{key} = {getattr(self, key)}: search.kind = {self.kind} has no use for it; "
-                    f"allowed: {default}, or search.kind = {' or '.join(kinds)}"
+                    f"search.args = {self.args}: search.kind = {self.kind} has keys of its own; allowed: {{}}, or the "
+                    "arguments of a search of your own"
                 )
         return self
 
@@ -197,18 +228,34 @@ class Search(Section):
         return self
 
     @property
-    def weightless(self) -> str:
-        """Why accepted trajectories carry no valid weight; nothing where they do."""
-        if self.kind in ("best_of_n", "refine"):
-            return "keeps the argmax" if self.kind == "best_of_n" else "chooses among whole samples"
-        if self.kind == "none" and self.beta > 0:
-            return f"samples the current model, not search.anchor = {self.anchor},"
-        if self.choice == "best":
-            return "keeps the best candidate (search.choice)"
-        return "averages log ratios (search.ratio)" if self.ratio == "mean" else ""
+    def facts(self) -> Facts:
+        """What this kind of search says of itself. Imports a search that does not ship with dav_ray; UserError where
+        that fails."""
+        return kinds.facts_class(self.kind)(self)
 
     @property
     def beta(self) -> float:
         """Share of the pretrained model in the anchor: 0 current, 1 pretrained, BETA geometric."""
         match = GEOMETRIC.fullmatch(self.anchor)
         return float(match[1]) if match else float(self.anchor == "pretrained")
+
+
+STOCHASTIC = "a search needs a stochastic sampler; allowed: 0 < eta <= 1"
+
+
+def no_gradient(kind: str, uses: Collection[str]) -> str:
+    """What is wrong with `gradient: true`; nothing where the kind uses it."""
+    if "gradient" in uses:
+        return ""
+    *first, last = kinds.using("gradient")
+    return f"{kind} uses no gradient; allowed: false, or true with search.kind = {', '.join(first)} or {last}"
+
+
+def useless(search: Search, uses: Collection[str]) -> Iterator[str]:
+    """A line for each key that the kind has no use for and that is not at its default."""
+    for key, default in SOME_USE.items():
+        if getattr(search, key) != default and key not in uses:
+            yield (
+                f"search.{key} = {getattr(search, key)}: search.kind = {search.kind} has no use for it; "
+                f"allowed: {default}, or search.kind = {' or '.join(kinds.using(key))}"
+            )

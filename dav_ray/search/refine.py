@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from dav_ray.diffusion.base import Diffusion
-from dav_ray.noise import KeyedNoise
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.search.base import Scorer
 from dav_ray.search.dav import Dav
-from dav_ray.search.warm import Starts
-from dav_ray.search.weights import choose
+from dav_ray.search.warm_start import Starts
+from dav_ray.search.weighting.weights import choose
 from dav_ray.types import Cost, Trajectories
 
 

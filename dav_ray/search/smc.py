@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from dav_ray.diffusion.base import Diffusion
-from dav_ray.noise import KeyedNoise
-from dav_ray.search import tempering
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.search.base import Scorer
-from dav_ray.search.choices import ladder
 from dav_ray.search.dav import Dav
-from dav_ray.search.front import Expansion, Front
 from dav_ray.search.options import ADAPTIVE
-from dav_ray.search.resampling import SCHEMES
-from dav_ray.search.weights import by_condition, choose, effective_size, logmeanexp, probabilities, value
+from dav_ray.search.states import Expansion, Front
+from dav_ray.search.weighting import tempering
+from dav_ray.search.weighting.choices import ladder
+from dav_ray.search.weighting.resampling import SCHEMES
+from dav_ray.search.weighting.weights import by_condition, choose, effective_size, logmeanexp, probabilities, value
 from dav_ray.types import Cost, Trajectories
 
 

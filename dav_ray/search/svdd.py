@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dav_ray.diffusion.base import Diffusion
-from dav_ray.noise import KeyedNoise
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.search.base import Scorer
 from dav_ray.search.dav import Dav
 from dav_ray.types import Trajectories

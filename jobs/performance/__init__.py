@@ -1,0 +1,1 @@
+"""What accepted samples and optimizer steps cost, beside the network alone."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dav_ray.noise import KeyedNoise
-from performance.workloads import Workload
+from dav_ray.diffusion.noise import KeyedNoise
+from jobs.performance.workloads import Workload
 
 STEPS, BATCH, WIDTH = 400, 64, 8
 

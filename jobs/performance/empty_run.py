@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from performance.workloads import empty_recipe
+from jobs.performance.workloads import empty_recipe
 
 
 @dataclass(frozen=True)

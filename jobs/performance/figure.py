@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from validation.tables import save
+
+from jobs.tables import save
 
 NAMES = {"limit": "limit", "ours": "in process", "pipeline": "pipeline", "plain": "plain loop"}
 

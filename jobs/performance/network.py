@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from performance.workloads import Workload
+from dav_ray.config.families.table import family_of
+from jobs.performance.workloads import Workload
 
 
 def forward(work: Workload, size: int) -> Callable[[], Tensor]:
     """One evaluation of `size` states: guidance as two passes in one batch."""
     policy = work.diffusion.trainable()
-    if work.config.model.kind == "masked":
+    if family_of(work.config.model).discrete:
         tokens = torch.randint(0, 5, (size, work.diffusion.length), device=work.device)  # type: ignore[attr-defined]
         return lambda: policy(tokens, torch.zeros(size, device=work.device), None)
     passes = 2 if work.config.search.guidance_scale > 1 else 1

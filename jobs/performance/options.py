@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from validation.tables import Table
+from jobs.tables import Table
 
 
 @dataclass(frozen=True)
 class Options:
-    """workloads: names of `performance.workloads`; turns: how often the contenders take turns; out: folder for models,
-    runs and results."""
+    """workloads: names of `jobs.performance.workloads`; turns: how often the contenders take turns; out: folder for
+    models, runs and results."""
 
     workloads: Sequence[str]
     turns: int
@@ -31,7 +31,7 @@ class Found:
 
 
 def measure_each(measure: Callable[[str, Options], Any], options: Options) -> list[Any]:
-    """What `measure` gives for every workload, told on stderr at once, as each takes minutes."""
+    """What `measure` gives for every workload, printed on stderr at once, as each takes minutes."""
     measured = []
     for name in options.workloads:
         measured.append(measure(name, options))

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dav_ray.connect import connected
-from dav_ray.dispatch import Dispatcher
-from dav_ray.manifest import ManifestStore, Shard
-from dav_ray.run_files import RunLog, write_marker
-from dav_ray.session import session
-from dav_ray.storage import open_storage
+from dav_ray.run_dir.manifest import ManifestStore
+from dav_ray.run_dir.marker import write_marker
+from dav_ray.run_dir.records import RunLog
+from dav_ray.run_dir.storage.uri import open_storage
+from dav_ray.runtime.cluster.connect import connected
+from dav_ray.runtime.search.dispatch import Dispatcher
+from dav_ray.runtime.session import session
 from dav_ray.types import Chunk
-from performance.workloads import Workload
+from jobs.performance.workloads import Workload
 
 
 @dataclass
@@ -34,8 +35,8 @@ class Pipeline:
         chunks = [replace(chunk, index=number) for number in numbers]
         self.committed += times
 
-        def commit(chunk: Chunk, _: Any, meta: Any) -> None:
-            self.store.commit([Shard(meta.path, meta.sha256, meta.index, meta.rows, meta.policy_version)])
+        def commit(chunk: Chunk, _: Any, found: Any) -> None:
+            self.store.commit([found.shard])
 
         start = time.perf_counter()
         self.dispatcher.run("search", chunks, commit)
@@ -53,8 +54,4 @@ def pipeline(work: Workload, folder: Path) -> Iterator[Pipeline]:
         store = ManifestStore(storage)
         log = RunLog(storage, store.open(config.identity(), {}).epoch, None)
         with session(config, place, f"benchmark-{time.time_ns()}", log, train=False) as actors:
-            role = config.roles.search
-            limits = role.call_timeout_s, role.start_timeout_s
-            dispatcher = Dispatcher(actors.workers, place, log, *limits, actors.renew_search)
-            dispatcher.expect(actors.away, actors.lives)
-            yield Pipeline(dispatcher, store)
+            yield Pipeline(Dispatcher(actors.team, log), store)

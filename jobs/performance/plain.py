@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from dav_ray.diffusion.base import Diffusion, Prediction
-from dav_ray.noise import KeyedNoise
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.search.base import Scorer
 from dav_ray.search.options import Search
-from dav_ray.search.weights import choose, value
+from dav_ray.search.weighting.weights import choose, value
 from dav_ray.types import Chunk
 
 

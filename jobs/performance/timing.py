@@ -32,7 +32,7 @@ class Series:
 
 
 def now(device: str) -> float:
-    """Seconds, once the device has done what it was told."""
+    """Seconds, once the device has finished what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 import yaml
 
-from dav_ray.config import Config
+from dav_ray.config.build import for_search
+from dav_ray.config.model_path import model_path
+from dav_ray.config.partition import round_prompts
+from dav_ray.config.recipe.load import load
+from dav_ray.config.schema import Config
 from dav_ray.diffusion.base import Diffusion
-from dav_ray.diffusion.families import for_search
-from dav_ray.model_folder import model_path
-from dav_ray.recipe import load
 from dav_ray.rewards import registry
 from dav_ray.rewards.base import Scorer, local_scorer
-from dav_ray.schedule import round_prompts
 from dav_ray.types import Chunk
 
 NAMES = ("digits", "images", "dna")
@@ -44,7 +44,7 @@ def workload(name: str, folder: Path, device: str, overrides: Sequence[str] = ()
     """By name. folder: where models with random weights are saved, once."""
     config = configuration(name, folder, device, overrides)
     size = config.search.chunk
-    prompts = tuple(round_prompts(config.prompts, 1, size, together=config.search.kind == "smc"))
+    prompts = tuple(round_prompts(config.prompts, 1, size, together=config.search.facts.together))
     chunk = Chunk(config.seed, 1, 0, 0, tuple(range(size)), prompts)
     rewards = [(r.label, r.weight, registry.build(r.kind, dict(r.args), device)) for r in config.reward]
     torch.set_num_threads(config.roles.search.threads)
@@ -145,8 +145,8 @@ def _save_tiny(folder: Path) -> None:
 
 
 def _save_masked(folder: Path, length: int, **sizes: int) -> None:
-    from dav_ray.diffusion.dilated_cnn import DilatedCNN
-    from dav_ray.diffusion.masked_files import Settings, write
-    from dav_ray.sequences import Alphabet
+    from dav_ray.diffusion.masked.alphabet import Alphabet
+    from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
+    from dav_ray.diffusion.masked.files import Settings, write
 
     write(folder, DilatedCNN(5, **sizes), Settings(Alphabet.of("dna"), length, 0, False))

@@ -1,0 +1,1 @@
+"""Whether the search samples what it claims: problems whose answers are known."""

@@ -7,18 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-from dav_ray.problems.chain import START, Foresight, StateScores, TabularChain, chain, likeliest
-from dav_ray.problems.exact_em import bound, log_h
+from dav_ray.testing.chain import START, Foresight, StateScores, TabularChain, chain, likeliest
+from dav_ray.testing.exact_em import bound, log_h
 from dav_ray.types import Trajectories
-
-from .em import ALPHA, KL, SampledEM, effective
-from .tables import Options, Table, save
+from jobs.tables import Table, save
+from jobs.validation.em import ALPHA, KL, SampledEM, effective
+from jobs.validation.options import Options
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 TRAJECTORIES, ROUND_TRAJECTORIES, ROUNDS = 40_000, 20_000, 4
 
 
-def bound_tables(options: Options) -> list[Table]:
+def run(options: Options) -> list[Table]:
     by_candidates, curves = candidates_table(options)
     by_round, rounds = rounds_table(options)
     draw(options, curves, rounds)
@@ -46,11 +46,11 @@ def candidates_table(options: Options) -> tuple[Table, dict[str, list[float]]]:
     """The table, and gaps log Z - E[log W] by M."""
     model, reward = chain()[0], StateScores.random(12)
     kernels, value, num = model.matrices(), reward.table / ALPHA, options.samples(TRAJECTORIES)
-    foresight, told, exact = knowing(model, value, ALPHA)
+    foresight, soft, exact = knowing(model, value, ALPHA)
     log_z = float(exact[-1, START])
     kinds: list[tuple[str, Any, Any, Tensor]] = [
         ("guess", model, reward, value[likeliest(kernels)]),
-        ("exact", foresight, told, exact),
+        ("exact", foresight, soft, exact),
     ]
     rows, curves = [], {name: [] for name, *_ in kinds}
     for number, candidates in enumerate((*CANDIDATES, math.inf)):

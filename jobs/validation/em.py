@@ -1,6 +1,6 @@
 """Rounds of EM against theory, on models whose laws can be enumerated.
 
-Exact rounds first, then the production search and M-step on the same models, then the bound (`bound.py`).
+Exact rounds first, then the production search and M-step on the same models.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dav_ray.config.build import strategy
 from dav_ray.mstep.fit import Fitter
 from dav_ray.mstep.objective import Rows
 from dav_ray.mstep.options import MStep
-from dav_ray.problems import enumerable as masked
-from dav_ray.problems import exact_em as theory
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.chain import START, StateScores, TabularChain, chain, likeliest
-from dav_ray.problems.enumerable import distance, floor, indexed_share_variance
-from dav_ray.search.base import strategy
 from dav_ray.search.options import Search
-from dav_ray.search.weights import normalise
+from dav_ray.search.weighting.weights import normalise
+from dav_ray.testing import enumerable as masked
+from dav_ray.testing import exact_em as theory
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.chain import START, StateScores, TabularChain, chain, likeliest
+from dav_ray.testing.enumerable import distance, floor, indexed_share_variance
 from dav_ray.types import Trajectories
-
-from .tables import Options, Table, save
+from jobs.tables import Table, save
+from jobs.validation.options import Options
 
 ANCHORS = ("current", "geometric(0.5)", "pretrained")
 ALPHA, MASKED_ALPHA = 1.0, 2.0
@@ -91,13 +91,11 @@ def noise(p: Tensor, index: Tensor, weights: Tensor) -> tuple[float, float]:
 
 
 def run(options: Options) -> list[Table]:
-    from .bound import bound_tables
-
     torch.set_num_threads(1)
     exact, entropies = exact_table()
     sampled, paths = sampled_table(options)
     draw(options, entropies, paths)
-    return [exact, sampled, masked_table(options), *bound_tables(options)]
+    return [exact, sampled, masked_table(options)]
 
 
 # ---- exact rounds ----

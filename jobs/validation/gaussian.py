@@ -10,19 +10,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.distances import Moments, moments
-from dav_ray.problems.gaussian import LinearGaussian, Quadratic, populations
 from dav_ray.search.base import Search
 from dav_ray.search.best_of_n import BestOfN
 from dav_ray.search.dav import Dav
-from dav_ray.search.none import NoSearch
+from dav_ray.search.plain import NoSearch
 from dav_ray.search.refine import Refine
 from dav_ray.search.smc import Smc
 from dav_ray.search.svdd import Svdd
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.distances import Moments, moments
+from dav_ray.testing.gaussian import LinearGaussian, Quadratic, populations
 from dav_ray.types import Trajectories
-
-from .tables import Options, Table, save
+from jobs.tables import Table, save
+from jobs.validation.options import Options
 
 CONDITION, ALPHA, GAMMA = "0.3", 0.25, 0.9
 REWARD = Quadratic(centre=(1.0, -0.5), matrix=((2.0, 0.8), (0.8, 0.6)))  # eigenvalues 2.36 and 0.24

@@ -10,8 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dav_ray.problems.enumerable import LENGTH, distance, floor, frequencies, law, misfit, share_variance
-from dav_ray.problems.soft_values import (
+from dav_ray.search.best_of_n import BestOfN
+from dav_ray.search.dav import Dav
+from dav_ray.search.plain import NoSearch
+from dav_ray.search.refine import Refine
+from dav_ray.search.smc import Smc
+from dav_ray.search.svdd import Svdd
+from dav_ray.testing.enumerable import LENGTH, distance, floor, frequencies, law, misfit, share_variance
+from dav_ray.testing.soft_values import (
     ExactValues,
     accepted_chain,
     accepted_law,
@@ -20,17 +26,11 @@ from dav_ray.problems.soft_values import (
     refined_law,
     soft_values,
 )
-from dav_ray.search.best_of_n import BestOfN
-from dav_ray.search.dav import Dav
-from dav_ray.search.none import NoSearch
-from dav_ray.search.refine import Refine
-from dav_ray.search.smc import Smc
-from dav_ray.search.svdd import Svdd
-
-from . import masked_choices
-from .masked_problem import GAMMA, MANY, Problem, accept, number
-from .masked_weights import Growth, normaliser_table
-from .tables import Options, Table, save
+from jobs.tables import Table, save
+from jobs.validation import masked_choices
+from jobs.validation.masked_problem import GAMMA, MANY, Problem, accept, number
+from jobs.validation.masked_weights import Growth, normaliser_table
+from jobs.validation.options import Options
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 FITTED = 4  # the slope is fitted from here on: with fewer candidates the distance is near its largest value

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dav_ray.diffusion.masked import MaskedDiffusion
-from dav_ray.problems.enumerable import (
+from dav_ray.diffusion.masked.model import MaskedDiffusion
+from dav_ray.search.dav import Dav
+from dav_ray.testing.enumerable import (
     LENGTH,
     LETTERS,
     MASK,
@@ -25,11 +26,10 @@ from dav_ray.problems.enumerable import (
     share_variance,
     state_index,
 )
-from dav_ray.problems.soft_values import accepted_chain, guessed_values, soft_values
-from dav_ray.search.dav import Dav
-
-from .masked_problem import GAMMA, MANY, Found, Problem, accept, number
-from .tables import Options, Table
+from dav_ray.testing.soft_values import accepted_chain, guessed_values, soft_values
+from jobs.tables import Table
+from jobs.validation.masked_problem import GAMMA, MANY, Found, Problem, accept, number
+from jobs.validation.options import Options
 
 MOVED, BETA = 0.5, 0.3  # of the anchors: how far the policy has moved, and the share of the pretrained model
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dav_ray.diffusion.masked import MaskedDiffusion
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.enumerable import Scores, distance, floor, frequencies, model, tilted, weighted_share_variance
+from dav_ray.diffusion.masked.model import MaskedDiffusion
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.enumerable import Scores, distance, floor, frequencies, model, tilted, weighted_share_variance
 
 AT_ONCE = 20_000  # trajectories per call
 GAMMA, MANY = 0.9, 4  # discount and candidates, where nothing else is said

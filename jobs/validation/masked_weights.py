@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.enumerable import distance, floor, frequencies, share_variance
 from dav_ray.search.dav import Dav
 from dav_ray.search.smc import Smc
-
-from .masked_problem import GAMMA, MANY, Problem, accept, number
-from .tables import Options, Table
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.enumerable import distance, floor, frequencies, share_variance
+from jobs.tables import Table
+from jobs.validation.masked_problem import GAMMA, MANY, Problem, accept, number
+from jobs.validation.options import Options
 
 
 @dataclass(frozen=True)

@@ -13,34 +13,32 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.distances import emd, mmd, mode_shares, modes_kept, moments, sliced_emd, total_variation
-from dav_ray.problems.mixture import Mixture, MixtureDiffusion, Problem, circle, nine_modes, sampler_line, swiss_roll
 from dav_ray.search.base import Search
 from dav_ray.search.best_of_n import BestOfN
 from dav_ray.search.dav import Dav
-from dav_ray.search.none import NoSearch
-from dav_ray.search.resampling import systematic
+from dav_ray.search.plain import NoSearch
 from dav_ray.search.smc import Smc
 from dav_ray.search.svdd import Svdd
-
-from .tables import Options, Table, save
+from dav_ray.search.weighting.resampling import systematic
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.distances import emd, mmd, mode_shares, modes_kept, moments, sliced_emd, total_variation
+from dav_ray.testing.mixture import Mixture, MixtureDiffusion, Problem, circle, nine_modes, sampler_line, swiss_roll
+from jobs.tables import Table, save
+from jobs.validation.options import Options
 
 GAMMA = 0.95  # over 100 steps: earlier guesses say little
 SAMPLES, PLAIN = 1000, 10_000
 
 
 def run(options: Options) -> list[Table]:
-    """Tables per problem and of EM; a scatter plot per problem, and `mixtures_em.png`."""
-    from .mixtures_em import em_tables
-
+    """A table and a scatter plot per problem."""
     problems = [nine_modes(), circle(), swiss_roll()]
     tables = [laws_table(problems, options)]
     for problem in problems:
         table, shown = search_table(problem, options)
         tables.append(table)
         draw_samples(problem, shown, options)
-    return [*tables, *em_tables(problems[:2], options)]
+    return tables
 
 
 # ---- searches ----

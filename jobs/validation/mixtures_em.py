@@ -10,23 +10,25 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dav_ray.diffusion.sampling import ancestral
 from dav_ray.mstep.fit import Fitter
 from dav_ray.mstep.objective import Rows
 from dav_ray.mstep.options import MStep
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.distances import emd
-from dav_ray.problems.mixture import MixtureDiffusion, Problem
-from dav_ray.search.base import ancestral
 from dav_ray.search.dav import Dav
-from dav_ray.search.weights import normalise
-
-from .mixtures import GAMMA, Yardstick
-from .tables import Options, Table, save
+from dav_ray.search.weighting.weights import normalise
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.distances import emd
+from dav_ray.testing.mixture import MixtureDiffusion, Problem, circle, nine_modes
+from jobs.tables import Table, save
+from jobs.validation.mixtures import GAMMA, Yardstick
+from jobs.validation.options import Options
 
 ROUNDS, TRAJECTORIES, SAMPLES = 6, 512, 500  # fewer rounds too at scales below a quarter
 
 
-def em_tables(problems: list[Problem], options: Options) -> list[Table]:
+def run(options: Options) -> list[Table]:
+    """A table per problem, and `mixtures_em.png`."""
+    problems = [nine_modes(), circle()]
     courses = [[course(problem, plan, options) for plan in PLANS] for problem in problems]
     draw(problems, courses, options)
     return [em_table(problem, found, options) for problem, found in zip(problems, courses, strict=True)]

@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dav_ray.diffusion.noise import KeyedNoise
+from dav_ray.diffusion.sampling import ancestral
 from dav_ray.mstep.fit import Fitter, pad
 from dav_ray.mstep.objective import Rows
 from dav_ray.mstep.options import MStep
-from dav_ray.noise import KeyedNoise
-from dav_ray.problems.base import scorer
-from dav_ray.problems.enumerable import INDEX, MASK, Scores, letters, model
-from dav_ray.problems.gaussian import LinearGaussian
-from dav_ray.search.base import ancestral
 from dav_ray.search.dav import Dav
+from dav_ray.testing.base import scorer
+from dav_ray.testing.enumerable import INDEX, MASK, Scores, letters, model
+from dav_ray.testing.gaussian import LinearGaussian
 
 T, D = 4, 2
 CONFIG: dict[str, Any] = {"learning_rate": 0.01, "max_grad_norm": 1e9, "kl": 0.3, "batch_size": 1000}
@@ -282,7 +282,7 @@ def rank_main(rank: int, folder: str) -> None:
 
 def stable_diffusion(folder: str) -> tuple[Any, Tensor, tuple[str, ...]]:
     """The tiny pipeline with adapters, and states of 5 trajectories."""
-    from dav_ray.diffusion.stable_diffusion import Parts, StableDiffusion
+    from dav_ray.diffusion.pipelines.stable_diffusion import Parts, StableDiffusion
 
     diffusion = StableDiffusion(Parts.load(f"{folder}/pipeline"), steps=2, guidance_scale=3.0)
     diffusion.add_adapters(2, 2.0, ("to_q", "to_v"), seed=0)
@@ -292,9 +292,9 @@ def stable_diffusion(folder: str) -> tuple[Any, Tensor, tuple[str, ...]]:
 
 def masked_diffusion(folder: str) -> tuple[Any, Tensor, tuple[str, ...]]:
     """A dilated CNN with adapters, guided: two forward passes before each backward."""
-    from dav_ray.diffusion.dilated_cnn import DilatedCNN
-    from dav_ray.diffusion.masked import MaskedDiffusion
-    from dav_ray.sequences import Alphabet
+    from dav_ray.diffusion.masked.alphabet import Alphabet
+    from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
+    from dav_ray.diffusion.masked.model import MaskedDiffusion
 
     torch.manual_seed(0)
     backbone = DilatedCNN(5, hidden=8, stacks=1, kernel=3, classes=2)
@@ -333,7 +333,7 @@ def diffusion_rank_main(rank: int, folder: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", MODELS)
 def test_two_ranks_train_adapters_as_one_process(tmp_path: Path, kind: str) -> None:
     """Switching adapters off for the reference between DDP's forward passes must not disturb its gradients."""
-    from tests.tiny import save_tiny
+    from tests.support.tiny import save_tiny
 
     if kind == "stable":
         save_tiny(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dav_ray.mstep.objective import Rows, accumulate, batches, weighted_sum
-from dav_ray.problems.gaussian import LinearGaussian
+from dav_ray.testing.gaussian import LinearGaussian
 from dav_ray.types import StepLoss
 
 T, D, N = 4, 2, 5

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dav_ray.errors import RewardError
+from dav_ray.registry import Unregistered
 from dav_ray.rewards.base import Scored, check, local_scorer
 from dav_ray.rewards.colour import Brightness, TargetColour
 from dav_ray.rewards.jpeg import JpegCompressibility, JpegIncompressibility
@@ -179,7 +180,7 @@ def test_jpeg_sizes_are_those_of_pil(quality: int) -> None:
 def test_names_and_paths_resolve() -> None:
     assert resolve("brightness") is Brightness
     assert resolve("dav_ray.rewards.colour:TargetColour") is TargetColour
-    with pytest.raises(KeyError):
+    with pytest.raises(Unregistered, match="^unknown reward; allowed: brightness, "):
         resolve("beauty")
     with pytest.raises(AttributeError):
         resolve("dav_ray.rewards.colour:Beauty")

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
 from dav_ray.rewards.digits import ASSET, DIGIT_NAMES, DigitLegibility, DigitReader
-
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
+from jobs.assets.digits_data import real_digits
 
 
 @pytest.fixture
-def held_out(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, list[str]]:
+def held_out() -> tuple[torch.Tensor, list[str]]:
     """Real digits [N, 3, 32, 32] in [0, 1] that no part of the asset was trained on, and their names."""
-    monkeypatch.syspath_prepend(str(JOBS))
-    _, test = importlib.import_module("digits_data").real_digits()
+    _, test = real_digits()
     return test.images, [DIGIT_NAMES[label] for label in test.labels]
 
 

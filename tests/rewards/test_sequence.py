@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dav_ray.diffusion.masked.alphabet import Alphabet
 from dav_ray.rewards import sequence
 from dav_ray.rewards.sequence import GcContent, GcWindow, MotifScore, best_match, log_odds
-from dav_ray.sequences import Alphabet
 
 # A C G T in each of four columns: TGAC, twice certain and twice at 6 to 1
 COUNTS = torch.tensor([[0.0, 0, 6, 0], [0, 0, 1, 12], [0, 12, 1, 0], [12, 0, 4, 0]])

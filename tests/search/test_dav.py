@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from dav_ray.config.build import strategy
 from dav_ray.diffusion.base import Prediction, Room
-from dav_ray.noise import KeyedNoise
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.gaussian import Bowl, HalfSpace, Linear, LinearGaussian
-from dav_ray.search.base import strategy
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.search.best_of_n import BestOfN
 from dav_ray.search.dav import Dav
-from dav_ray.search.none import NoSearch
 from dav_ray.search.options import Search as SearchConfig
+from dav_ray.search.plain import NoSearch
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.gaussian import Bowl, HalfSpace, Linear, LinearGaussian
 from dav_ray.types import Cost, Trajectories
 
 CONDITIONS = ["0.3", "-0.5", "0.3", "1.0", "0.0", "0.2"]

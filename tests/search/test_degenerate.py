@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from dav_ray.diffusion.noise import KeyedNoise
+from dav_ray.diffusion.sampling import ancestral
 from dav_ray.errors import RewardError
-from dav_ray.noise import KeyedNoise
-from dav_ray.problems.base import scorer
-from dav_ray.problems.enumerable import SEQUENCES, Scores, model
-from dav_ray.problems.gaussian import Bowl, Linear, LinearGaussian
-from dav_ray.search.base import Search, ancestral
+from dav_ray.search.base import Search
 from dav_ray.search.dav import Dav
 from dav_ray.search.refine import Refine
 from dav_ray.search.smc import Smc
 from dav_ray.search.svdd import Svdd
+from dav_ray.testing.base import scorer
+from dav_ray.testing.enumerable import SEQUENCES, Scores, model
+from dav_ray.testing.gaussian import Bowl, Linear, LinearGaussian
 from dav_ray.types import Trajectories
 
 NUM = 24

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from dav_ray.noise import KeyedNoise
-from dav_ray.problems.enumerable import Scores, model
-from dav_ray.problems.gaussian import Bowl, LinearGaussian
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.rewards.base import Scorer, local_scorer
 from dav_ray.search.best_of_n import BestOfN
 from dav_ray.search.dav import Dav
-from dav_ray.search.none import NoSearch
-from dav_ray.search.parts import join
+from dav_ray.search.plain import NoSearch
 from dav_ray.search.refine import Refine
 from dav_ray.search.smc import Smc
 from dav_ray.search.svdd import Svdd
-from dav_ray.search.warm import Starts
+from dav_ray.search.turns import join
+from dav_ray.search.warm_start import Starts
+from dav_ray.testing.enumerable import Scores, model
+from dav_ray.testing.gaussian import Bowl, LinearGaussian
 
 WEIGHTS = (0.75, -2.0)
 DAV = Dav(3, 0.7, 0.9, False, 0.0)

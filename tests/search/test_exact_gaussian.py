@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.distances import Moments, moments
-from dav_ray.problems.gaussian import LinearGaussian, Quadratic, populations
 from dav_ray.search.dav import Dav
-from dav_ray.search.none import NoSearch
+from dav_ray.search.plain import NoSearch
 from dav_ray.search.smc import Smc
 from dav_ray.search.svdd import Svdd
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.distances import Moments, moments
+from dav_ray.testing.gaussian import LinearGaussian, Quadratic, populations
 from dav_ray.types import Trajectories
 
 CONDITION, ALPHA, GAMMA = "0.3", 0.3, 0.9

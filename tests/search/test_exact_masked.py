@@ -14,8 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.enumerable import (
+from dav_ray.search.best_of_n import BestOfN
+from dav_ray.search.dav import Dav
+from dav_ray.search.plain import NoSearch
+from dav_ray.search.refine import Refine
+from dav_ray.search.smc import Smc
+from dav_ray.search.svdd import Svdd
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.enumerable import (
     LENGTH,
     LETTERS,
     MASK,
@@ -31,7 +37,7 @@ from dav_ray.problems.enumerable import (
     tilted,
     weighted_share_variance,
 )
-from dav_ray.problems.soft_values import (
+from dav_ray.testing.soft_values import (
     ExactValues,
     accepted_chain,
     accepted_law,
@@ -41,12 +47,6 @@ from dav_ray.problems.soft_values import (
     selection,
     soft_values,
 )
-from dav_ray.search.best_of_n import BestOfN
-from dav_ray.search.dav import Dav
-from dav_ray.search.none import NoSearch
-from dav_ray.search.refine import Refine
-from dav_ray.search.smc import Smc
-from dav_ray.search.svdd import Svdd
 from dav_ray.types import Trajectories
 
 ALPHA, GAMMA = 1.0, 0.9

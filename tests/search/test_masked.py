@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dav_ray.diffusion.masked import MaskedDiffusion
-from dav_ray.noise import KeyedNoise
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.enumerable import MASK, SEQUENCES, Scores, frequencies, law, model
+from dav_ray.diffusion.masked.alphabet import Alphabet
+from dav_ray.diffusion.masked.model import MaskedDiffusion
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.search.dav import Dav
-from dav_ray.search.reuse import Reuse
-from dav_ray.sequences import Alphabet
+from dav_ray.search.states import Reuse
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.enumerable import MASK, SEQUENCES, Scores, frequencies, law, model
 from dav_ray.types import Trajectories
 
 ALPHA, GAMMA, MANY = 1.5, 0.9, 10_000

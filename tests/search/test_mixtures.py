@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+from dav_ray.diffusion.sampling import ancestral
 from dav_ray.mstep.fit import Fitter
 from dav_ray.mstep.objective import Rows
 from dav_ray.mstep.options import MStep
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.distances import emd, mmd, mode_shares, modes_kept, moments, sliced_emd, total_variation
-from dav_ray.problems.gaussian import populations
-from dav_ray.problems.mixture import (
+from dav_ray.search.dav import Dav
+from dav_ray.search.smc import Smc
+from dav_ray.search.weighting.weights import normalise
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.distances import emd, mmd, mode_shares, modes_kept, moments, sliced_emd, total_variation
+from dav_ray.testing.gaussian import populations
+from dav_ray.testing.mixture import (
     Line,
     Mixture,
     MixtureDiffusion,
@@ -27,10 +31,6 @@ from dav_ray.problems.mixture import (
     sampler_line,
     swiss_roll,
 )
-from dav_ray.search.base import ancestral
-from dav_ray.search.dav import Dav
-from dav_ray.search.smc import Smc
-from dav_ray.search.weights import normalise
 
 PROBLEMS = [nine_modes(), circle(), swiss_roll(200)]
 GAMMA = 0.95

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dav_ray.noise import KeyedNoise
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.enumerable import MASK, Scores, model
-from dav_ray.problems.gaussian import Bowl, LinearGaussian
-from dav_ray.search.base import strategy
+from dav_ray.config.build import strategy
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.search.dav import Dav
 from dav_ray.search.options import Search as SearchConfig
 from dav_ray.search.refine import Refine
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.enumerable import MASK, Scores, model
+from dav_ray.testing.gaussian import Bowl, LinearGaussian
 from dav_ray.types import Cost
 
 MANY = 20_000

@@ -7,9 +7,13 @@ import math
 import pytest
 import torch
 
-from dav_ray.noise import KeyedNoise
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.enumerable import (
+from dav_ray.config.build import strategy
+from dav_ray.diffusion.noise import KeyedNoise
+from dav_ray.search.dav import Dav
+from dav_ray.search.kinds import change, counts, unscored
+from dav_ray.search.options import Search
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.enumerable import (
     STEPS,
     Scores,
     distance,
@@ -20,12 +24,8 @@ from dav_ray.problems.enumerable import (
     tilted,
     weighted_share_variance,
 )
-from dav_ray.problems.gaussian import Bowl, LinearGaussian
-from dav_ray.problems.soft_values import accepted_law, guessed_values
-from dav_ray.search.base import strategy
-from dav_ray.search.dav import Dav
-from dav_ray.search.options import Search
-from dav_ray.search.skipping import change, counts, unscored
+from dav_ray.testing.gaussian import Bowl, LinearGaussian
+from dav_ray.testing.soft_values import accepted_law, guessed_values
 from dav_ray.types import Cost, Trajectories
 
 ALPHA, GAMMA = 1.0, 0.9

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dav_ray.noise import KeyedNoise
-from dav_ray.problems.base import BulkNoise, scorer
-from dav_ray.problems.enumerable import Scores, frequencies, law, model
-from dav_ray.problems.gaussian import Bowl, HalfSpace, Linear, LinearGaussian
-from dav_ray.search.base import strategy
+from dav_ray.config.build import strategy
+from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.search.dav import Dav
-from dav_ray.search.none import NoSearch
 from dav_ray.search.options import Search as SearchConfig
-from dav_ray.search.resampling import systematic
+from dav_ray.search.plain import NoSearch
 from dav_ray.search.smc import Smc, trace
 from dav_ray.search.svdd import Svdd
+from dav_ray.search.weighting.resampling import systematic
+from dav_ray.testing.base import BulkNoise, scorer
+from dav_ray.testing.enumerable import Scores, frequencies, law, model
+from dav_ray.testing.gaussian import Bowl, HalfSpace, Linear, LinearGaussian
 from dav_ray.types import Cost, Trajectories
 
 ALPHA, GAMMA = 0.7, 0.9

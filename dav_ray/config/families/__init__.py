@@ -1,0 +1,10 @@
+"""Model families: what a kind of model answers for itself, before torch is imported.
+
+    base                what every family answers (`Family`)
+    table               the families by `model.kind`, and the pipelines of diffusers by their class
+    stable_diffusion    StableDiffusionPipeline: latents, text conditions, a DDIM-type schedule
+    masked              masked discrete diffusion over letters
+
+A new family is one file with a subclass of `Family` (or of one that is there) and a line in `table`; from another
+package, an entry point of the group `dav_ray.models` in place of the line.
+"""

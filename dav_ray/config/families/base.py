@@ -1,0 +1,101 @@
+"""What a model family answers about itself: everything that differs between kinds of models outside of `diffusion`.
+
+Nothing here, nor in a family's own file, imports torch at its top: a configuration is read, checked and planned before
+torch is needed. What builds the model imports it inside the method.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from dav_ray.config.families.sizes import Sizes
+
+if TYPE_CHECKING:
+    from dav_ray.config.schema import Config
+    from dav_ray.config.sections.model import Model
+    from dav_ray.diffusion.base import Adaptable
+
+Samples = Literal["images", "sequences"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a process holds the model: states per network call, device, autocast precision (a name of
+    `diffusion.device.DTYPES`)."""
+
+    micro_batch: int
+    device: str = "cpu"
+    autocast: str = "float32"
+
+
+class Family(ABC):
+    """One kind of model. Objects hold nothing: every answer is a function of the configuration."""
+
+    samples: ClassVar[Samples]  # what the model draws
+    unused: ClassVar[tuple[str, ...]] = ()  # keys of `model` that must keep their default
+    conditional: ClassVar[bool] = True  # a recipe must give prompts; False: without prompts the one empty condition
+    lora_targets: ClassVar[tuple[str, ...]]  # the layers that get adapters where a recipe names none
+    completes: ClassVar[bool] = False  # mstep.target = completed has a meaning: states are partly masked
+    discrete: ClassVar[bool] = False  # states are tokens: equal ones are evaluated once, and blends have counts < 0
+    whole_policy: ClassVar[bool] = False  # a stored policy is the whole model: it loads without the pretrained one
+    imports: ClassVar[tuple[str, ...]]  # MODULE or MODULE:NAME that workers need, for the template process
+    start: ClassVar[str]  # how long workers usually take to start, in words; seconds on two free cores
+
+    def at(self, path: str) -> Family:
+        """The family of the model that lies at this path (`model.path`), where the kind has several."""
+        return self
+
+    def preload(self, model: Model) -> tuple[str, ...]:
+        """`imports`, and what this very model needs beside."""
+        return self.imports
+
+    def own_values(self, section: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys of the section `model`, as it is typed, that are filled in from the model's files: what reads a run
+        later may not have the model."""
+        return {}
+
+    @abstractmethod
+    def mistakes(self, config: Config, path: str) -> Iterator[str]:
+        """One line per reason why the model can't be searched. path: of the model on this machine, or a hub id."""
+
+    def check_here(self, config: Config) -> None:
+        """UserError if the model's files are not on this machine and can't be downloaded."""
+        return
+
+    def check_weights(self, config: Config, path: str) -> None:
+        """UserError with what only the weights tell. May import torch: it is called when all else was found right."""
+        return
+
+    @abstractmethod
+    def passes(self, config: Config) -> int:
+        """Network passes per evaluation: 2 with classifier-free guidance."""
+
+    @abstractmethod
+    def shape(self, config: Config) -> tuple[int, int]:
+        """(height, width) of images in pixels, or (letters of the alphabet, length) of sequences. Usual values where
+        the model's files are not on this machine."""
+
+    @abstractmethod
+    def sizes(self, config: Config, folder: Path) -> Sizes:
+        """The networks' tensors from their files' headers. OSError or ValueError, in words, where they do not tell."""
+
+    def activations(self, sizes: Sizes, *, back: bool) -> tuple[float, float]:
+        """Elements that are held per row of the policy's network, and per decoded sample; back: with autograd.
+        ValueError where there is no estimate."""
+        raise ValueError("nothing is known of the activations of such a network")
+
+    @abstractmethod
+    def build(self, config: Config, held: Runtime) -> Adaptable:
+        """The pretrained model, its policy not yet made. UserError if its files do not fit."""
+
+    @abstractmethod
+    def pretrained(self, config: Config) -> Any:
+        """What users sample from, before any alignment."""
+
+    @abstractmethod
+    def aligned(self, config: Config, folder: Path) -> Any:
+        """The same with the policy that lies in `folder`."""

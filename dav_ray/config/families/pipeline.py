@@ -1,0 +1,81 @@
+"""What all diffusers pipelines have in common. The family of one class of pipelines is a subclass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dav_ray.config.families.base import Family
+from dav_ray.config.families.pipeline_checks import (
+    Layout,
+    class_name,
+    draft_mistakes,
+    model_parts,
+    pipeline_mistakes,
+    weight_mistakes,
+)
+from dav_ray.config.families.sizes import Sizes, network, read_json
+from dav_ray.config.families.table import pipeline_of
+from dav_ray.config.model_path import model_path
+from dav_ray.diffusion.pipelines.hub import check_hub_id, is_hub_id
+from dav_ray.redact import PATH, show
+
+if TYPE_CHECKING:
+    from dav_ray.config.schema import Config
+    from dav_ray.config.sections.model import Model
+
+
+class Pipeline(Family):
+    """A folder or hub id that diffusers loads. A subclass adds the layout, the schedule's checks and what it builds."""
+
+    samples = "images"
+    start = "usually 15 s, as they import torch, diffusers and transformers"
+    layout: ClassVar[Layout]
+
+    def at(self, path: str) -> Family:
+        """The family of the pipeline's class: this one for a hub id, whose class only the hub tells."""
+        return pipeline_of(class_name(path)) or self
+
+    def preload(self, model: Model) -> tuple[str, ...]:
+        return *self.imports, *(f"{library}:{name}" for library, name in model_parts(model.path))
+
+    def mistakes(self, config: Config, path: str) -> Iterator[str]:
+        """None for a hub id, which only the hub can tell."""
+        yield from draft_mistakes(config.model.draft_vae)
+        key = f"model.path = {show(config.model.path, PATH)}"
+        if is_hub_id(path):
+            return
+        if not os.path.exists(path):
+            yield f"{key}: no such folder; allowed: a pipeline folder, a hub id (org/name) or shipped:digits"
+            return
+        folder = Path(path)
+        found = list(pipeline_mistakes(folder, self.layout, config.model.variant))
+        yield from (f"{key}: {mistake}" for mistake in found)
+        if not found:
+            targets = config.lora_targets if config.mstep.parameters == "lora" else ()
+            yield from self.schedule_mistakes(key, folder, config)
+            yield from weight_mistakes(key, folder, self.layout, targets, self.lora_targets)
+
+    def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
+        """One line per reason why the pipeline's scheduler, or the number of steps, can't be searched with."""
+        return iter(())
+
+    def check_here(self, config: Config) -> None:
+        check_hub_id(config.model.path)
+
+    def sizes(self, config: Config, folder: Path) -> Sizes:
+        names = self.layout.networks
+        shapes = {name: network(folder / name, config.model.variant) for name in names}
+        return Sizes(shapes, {name: read_json(folder / name / "config.json") for name in names}, self.layout.policy)
+
+    def files(self, config: Config) -> dict[str, Any]:
+        """Which of the pipeline's files are loaded, and how: arguments of the loader."""
+        model = config.model
+        return {
+            "path": model_path(model.path),
+            "dtype": model.dtype,
+            "variant": model.variant,
+            "revision": model.revision,
+        }

@@ -1,0 +1,185 @@
+"""Whether a folder holds a diffusers pipeline of a known layout. Reads JSON and headers, loads nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dav_ray.config.model_path import model_path
+from dav_ray.diffusion.pipelines.hub import is_hub_id
+from dav_ray.diffusion.weight_headers import tensor_shapes
+from dav_ray.errors import UserError
+from dav_ray.redact import PATH, show
+from dav_ray.strict import parse_object
+
+LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of: no code comes with a model
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a pipeline of one class is made of.
+
+    name: the class; words: the class and its versions, for messages; policy: the network that is trained; networks: the
+    parts with weights, the policy among them; others: parts that it must not have.
+    """
+
+    name: str
+    words: str
+    policy: str
+    networks: tuple[str, ...]
+    parts: tuple[str, ...]
+    others: frozenset[str]
+
+
+def pipeline_mistakes(folder: Path, layout: Layout, variant: str | None) -> Iterator[str]:
+    """One line per reason why the folder holds no such pipeline; its scheduler and its weights are not read."""
+    if what := _no_pipeline(folder, layout):
+        yield what
+        return
+    try:
+        index = read_part(folder / "model_index.json")
+    except ValueError as error:
+        yield f"is no diffusers pipeline: {error}"
+        return
+    if what := _other_pipeline(index, layout):
+        yield what
+        return
+    yield from _index_mistakes(index, layout)
+    yield from _part_mistakes(folder, index, layout, variant)
+
+
+def class_name(path: str) -> str | None:
+    """The class of the pipeline that lies there, as its index has it; None where that can't be read."""
+    name = _index(path).get("_class_name")
+    return name if isinstance(name, str) else None
+
+
+def model_parts(path: str) -> list[tuple[str, str]]:
+    """(library, class) of each part of a local pipeline, as its index names them; none where that can't be read."""
+    named = [value for value in _index(path).values() if isinstance(value, list) and len(value) == 2]
+    return [(library, name) for library, name in named if library in LIBRARIES and isinstance(name, str)]
+
+
+def _index(path: str) -> dict[str, Any]:
+    """A local pipeline's index; empty where there is none to be read."""
+    try:
+        return read_part(Path(model_path(path)) / "model_index.json")
+    except (UserError, ValueError):
+        return {}
+
+
+def _no_pipeline(place: Path, layout: Layout) -> str | None:
+    """What a path is that holds a part of a pipeline, or all of it in another form."""
+    if place.is_file() and place.suffix in (".safetensors", ".ckpt"):
+        convert = f"{layout.name}.from_single_file({place.name!r}).save_pretrained(FOLDER)"
+        return f"a single file is not supported; supported: the folder of {layout.words}; convert it with {convert}"
+    if (place / "config.json").is_file() and not (place / "model_index.json").exists():
+        try:
+            name = read_part(place / "config.json").get("_class_name")
+        except ValueError:
+            return None
+        return f"a {show(str(name))} alone is not supported; supported: the folder of {layout.words}" if name else None
+    return None
+
+
+def _other_pipeline(index: dict[str, Any], layout: Layout) -> str | None:
+    """One line for a pipeline of another class; None where its parts are those that are needed."""
+    name, parts = index.get("_class_name"), _parts(index)
+    if name == layout.name or parts.issuperset(layout.parts) and not parts & layout.others:
+        return None
+    return f"{show(str(name))} is not supported; supported: {layout.words}"
+
+
+def _parts(index: dict[str, Any]) -> set[str]:
+    return {key for key, value in index.items() if isinstance(value, list) and value and value[0]}
+
+
+def draft_mistakes(path: str | None) -> Iterator[str]:
+    """Of a draft VAE on this disk."""
+    if path is None or is_hub_id(path):
+        return
+    key, folder = f"model.draft_vae = {show(path, PATH)}", Path(os.path.expanduser(path))
+    try:
+        kind = read_part(folder / "config.json").get("_class_name")
+    except ValueError as error:
+        yield f"{key}: is no model's folder: {error}; allowed: an AutoencoderTiny (a folder or a hub id)"
+        return
+    if kind != "AutoencoderTiny":
+        yield f"{key}: is a {show(str(kind))}; allowed: an AutoencoderTiny"
+    elif not list(folder.glob("*.safetensors")):
+        yield f"{key}: has no safetensors weights; allowed: a folder with them"
+
+
+def read_part(path: Path) -> dict[str, Any]:
+    """Raises ValueError naming the file."""
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        return parse_object(path.read_bytes())
+    except OSError:
+        raise ValueError(f"{where} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
+
+
+def _index_mistakes(index: dict[str, Any], layout: Layout) -> Iterator[str]:
+    """Is it made of the layout's parts, with no other network in it?"""
+    name = index.get("_class_name")
+    parts = _parts(index)
+    if missing := [part for part in layout.parts if part not in parts]:
+        yield f"{name} has no {', '.join(missing)}; allowed: a {layout.name}"
+    for part in layout.parts:
+        library, kind = [*map(str, index[part]), "", ""][:2] if part in parts else (LIBRARIES[0], "")
+        if library not in LIBRARIES or kind.startswith("Auto") and library == "transformers":
+            rule = f"allowed: a class of {' or '.join(LIBRARIES)}; code that comes with a model is not run"
+            yield f"its {part} is {show(f'{library}.{kind}')}; {rule}"
+    others = sorted(parts & layout.others)
+    if others:
+        yield f"{name} also needs {', '.join(others)}; allowed: a {layout.name}"
+
+
+def _part_mistakes(folder: Path, index: dict[str, Any], layout: Layout, variant: str | None) -> Iterator[str]:
+    for part in layout.parts:
+        if part in index and not (folder / part).is_dir():
+            yield f"the folder {part} is missing"
+    for part in layout.networks:
+        pattern = f"*.{variant}*" if variant else "*"
+        weights = [file for file in (folder / part).glob(pattern) if file.suffix == ".safetensors"]
+        if (folder / part).is_dir() and not weights:
+            yield f"the folder {part} has no safetensors weights{f' of variant {variant}' if variant else ''}"
+    try:
+        inputs = read_part(folder / layout.policy / "config.json").get("in_channels", 4)
+        latents = read_part(folder / "vae" / "config.json").get("latent_channels", 4)
+    except ValueError as error:
+        if (folder / layout.policy).is_dir() and (folder / "vae").is_dir():
+            yield str(error)
+        return
+    if inputs != latents:
+        yield f"the {layout.policy} takes {inputs} channels, the vae has {latents}; allowed: a text-to-image pipeline"
+
+
+def weight_mistakes(
+    key: str, folder: Path, layout: Layout, targets: Sequence[str], usual: Sequence[str]
+) -> Iterator[str]:
+    """Files of weights that are not whole; else layers for adapters that the policy's network does not have.
+
+    key: what the first are about; targets: ends of the layers' names, none without adapters; usual: those of a recipe
+    that names none.
+    """
+    names: list[str] = []
+    for part in layout.networks:
+        for file in sorted((folder / part).glob("*.safetensors")):
+            try:
+                shapes = tensor_shapes(file)
+            except (OSError, ValueError) as error:
+                yield f"{key}: {part}/{show(file.name)} {error}"
+                return
+            names += shapes if part == layout.policy else ()
+    layers = sorted({name.rpartition(".")[0] for name in names})
+    wrong = [t for t in targets if not any(f".{layer}".endswith(f".{t}") for layer in layers)]
+    if wrong:
+        known = sorted({layer.rpartition(".")[2] for layer in layers} - {str(i) for i in range(100)})
+        rule = f"allowed: null ({', '.join(usual)}), or the ends of layers' names, for instance {', '.join(known[:8])}"
+        yield f"mstep.lora.targets = {show(', '.join(wrong))}: the {layout.policy} has no such layer; {rule}"

@@ -1,0 +1,130 @@
+"""The family of `StableDiffusionPipeline`: what is known of one before torch is imported, and how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dav_ray.config.families.base import Runtime
+from dav_ray.config.families.pipeline import Pipeline
+from dav_ray.config.families.pipeline_checks import Layout, read_part
+from dav_ray.config.families.sizes import Sizes, json_if_there
+from dav_ray.config.families.unet_memory import decoder_elements, unet_elements
+from dav_ray.config.model_path import model_path
+from dav_ray.redact import show
+
+if TYPE_CHECKING:
+    from dav_ray.config.schema import Config
+    from dav_ray.diffusion.base import Adaptable
+
+# Schedulers that are defined by a table of alphas_cumprod, which is all that a DDIM sampler needs.
+CONVERTIBLE = {
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
+        *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep"),
+        *("DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
+    )
+}
+PREDICTIONS = ("epsilon", "v_prediction")
+USUAL_SIDE = 256  # pixels, where no file tells
+
+
+class StableDiffusion(Pipeline):
+    """SD 1.x and 2.x: a UNet over a VAE's latents, one text encoder, steps by DDIM."""
+
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    imports = (
+        "dav_ray.diffusion.pipelines.stable_diffusion",
+        "diffusers:StableDiffusionPipeline",
+        "diffusers:DDIMScheduler",
+    )
+    layout = Layout(
+        name="StableDiffusionPipeline",
+        words="a StableDiffusionPipeline (SD 1.x, 2.x)",
+        policy="unet",
+        networks=("unet", "vae", "text_encoder"),
+        parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+        others=frozenset(
+            {"text_encoder_2", "transformer", "controlnet", "image_encoder", "prior", "low_res_scheduler"}
+        ),
+    )
+
+    def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
+        return ddim_mistakes(key, folder, config.search.steps)
+
+    def passes(self, config: Config) -> int:
+        """As the pipeline does: guidance up to 1 is none."""
+        return 1 if config.search.guidance_scale <= 1 else 2
+
+    def shape(self, config: Config) -> tuple[int, int]:
+        folder = Path(model_path(config.model.path))
+        latents, vae = (json_if_there(folder / part / "config.json") for part in ("unet", "vae"))
+        size, scale = latents.get("sample_size"), 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
+        if isinstance(size, list) and len(size) == 2:
+            return size[0] * scale, size[1] * scale
+        return (size * scale, size * scale) if isinstance(size, int) else (USUAL_SIDE, USUAL_SIDE)
+
+    def activations(self, sizes: Sizes, *, back: bool) -> tuple[float, float]:
+        unet, vae = sizes.configs["unet"], sizes.configs["vae"]
+        return unet_elements(unet, back), decoder_elements(unet, vae, back)
+
+    def build(self, config: Config, held: Runtime) -> Adaptable:
+        from dav_ray.diffusion.device import quiet
+        from dav_ray.diffusion.pipelines.stable_diffusion import Parts, StableDiffusion
+
+        quiet()
+        model, search = config.model, config.search
+        return StableDiffusion(
+            Parts.load(**self.files(config), draft_vae=model.draft_vae),
+            steps=search.steps,
+            eta=search.eta,
+            guidance_scale=search.guidance_scale,
+            micro_batch=held.micro_batch,
+            decode_batch=search.decode_batch,
+            device=held.device,
+            autocast=held.autocast,
+            channels_last=model.channels_last,
+            draft_above=model.draft_above,
+        )
+
+    def pretrained(self, config: Config) -> Any:
+        """A `StableDiffusionPipeline`."""
+        from dav_ray.diffusion.pipelines.files import load_pipeline
+
+        return load_pipeline(**self.files(config))
+
+    def aligned(self, config: Config, folder: Path) -> Any:
+        from dav_ray.diffusion.pipelines.files import attach
+
+        pipe = self.pretrained(config)
+        attach(pipe, folder, lora=config.mstep.parameters == "lora")
+        return pipe
+
+
+def ddim_mistakes(key: str, folder: Path, steps: int) -> Iterator[str]:
+    """Why a pipeline's scheduler can't be turned into DDIM of this many steps; key: what the lines are about."""
+    try:
+        scheduler = read_part(folder / "scheduler" / "scheduler_config.json")
+    except ValueError as error:
+        yield f"{key}: {error}"
+        return
+    name = str(scheduler.get("_class_name", "no scheduler"))
+    if name not in CONVERTIBLE:
+        known = ", ".join(sorted(CONVERTIBLE))
+        yield f"{key}: can't be searched: no stochastic DDIM step for {show(name)}; allowed: {known}"
+        return
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        yield f"{key}: can't be searched: prediction_type {show(prediction)}; allowed: {', '.join(PREDICTIONS)}"
+    if scheduler.get("thresholding", False):
+        yield f"{key}: can't be searched: the scheduler clips by thresholding; allowed: thresholding false"
+    trained = scheduler.get("num_train_timesteps", 1000)
+    if type(trained) is not int or trained < 2:
+        yield f"{key}: can't be searched: num_train_timesteps {show(trained)}; allowed: a whole number >= 2"
+        return
+    # with an offset, leading timesteps end at (steps - 1) * stride + offset, which has to stay below `trained`
+    most = trained - 1 if scheduler.get("steps_offset", 0) and steps == trained else trained
+    if steps > most:
+        yield f"search.steps = {steps}: out of range; allowed: 2 to {most}, the model's training steps"

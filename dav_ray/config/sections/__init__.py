@@ -1,0 +1,1 @@
+"""The sections of the configuration that stand beside no mathematics of their own. No torch."""

@@ -1,0 +1,64 @@
+"""The configuration's section `model`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from dav_ray.config.families.table import USUAL, named, usable
+from dav_ray.strict import Section
+
+if TYPE_CHECKING:
+    Kind = str
+else:  # those of other packages too
+    Kind = Literal[tuple(usable())]
+
+
+class Model(Section):
+    kind: Kind = Field(
+        default=USUAL,
+        description="model family; diffusers = a StableDiffusionPipeline, masked = masked discrete diffusion (MDLM)",
+    )
+    path: str = Field(
+        description="diffusers: pipeline folder, hub id or shipped:digits; masked: model folder, Lightning checkpoint "
+        "(.ckpt) or shipped:dna"
+    )
+    weights: Literal["ema", "raw"] = Field(default="ema", description="masked: which weights of a .ckpt")
+    alphabet: str | None = Field(
+        default=None,
+        description="masked: letters in the order of the tokens; default: the model's own (dna for a .ckpt)",
+        json_schema_extra={"allowed": "dna, rna, protein, the letters themselves, or null"},
+    )
+    length: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="masked: letters per sequence; default: the model's own"
+    )
+    origin: str | None = Field(default=None, description="what the files are, said where one is missing")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="precision of the frozen weights; log-probabilities are summed in float32 in any case",
+    )
+    variant: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="weight files' variant, for instance fp16",
+        json_schema_extra={"allowed": "letters, digits, _ and -, or null"},
+    )
+    revision: str | None = Field(default=None, description="revision of a hub id")
+    channels_last: bool = Field(default=False, description="diffusers: networks in the channels-last memory format")
+    draft_vae: str | None = Field(
+        default=None,
+        description="diffusers: an AutoencoderTiny (folder or hub id) that decodes early guesses x0_hat; samples are "
+        "decoded by the pipeline's own VAE in any case",
+    )
+    draft_above: float = Field(
+        default=0.5, ge=0, le=1, description="diffusers: guesses at steps t > draft_above T are decoded by draft_vae"
+    )
+
+    @model_validator(mode="after")
+    def _used(self) -> Model:
+        for key in named(self.kind).unused:
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default:
+                raise ValueError(f"{key} = {value}: a {self.kind} model has no use for it; allowed: {default}")
+        return self

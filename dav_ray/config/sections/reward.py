@@ -1,0 +1,56 @@
+"""The configuration's section `reward`: one of the rewards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from dav_ray.config.sections.roles import OwnRole
+from dav_ray.strict import Section
+
+TOLERANCE = {"default": 1e-3}  # of golden scores: float32 networks differ by less between kinds of GPU
+
+
+class Reward(Section):
+    kind: str = Field(
+        description="a built-in reward, or module.path:Name or path/to/file.py:Name of a class or function of your own"
+    )
+    name: str | None = Field(default=None, description="name in metrics and errors; default: the kind")
+    weight: float = Field(default=1.0, description="factor in the weighted sum of several rewards")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward's constructor")
+    origin: str | None = Field(default=None, description="what its files are, said where one is missing")
+    python: str | None = Field(
+        default=None,
+        description="interpreter of the reward's own environment, on the node where it runs (same Python and ray)",
+    )
+    golden: str | None = Field(
+        default=None,
+        description="golden scores (golden/NAME.npz of a run) that every worker of this reward has to reproduce before "
+        "it serves; default: what the first worker of the run scores first",
+        json_schema_extra={"allowed": "the path of a file"},
+    )
+    tolerance: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: dict(TOLERANCE),
+        description="by how much a golden score may be missed, times the score's size where that is above 1; by "
+        "hardware: cpu, or the GPU's type as Ray names it (for instance A100)",
+        json_schema_extra={"allowed": "numbers >= 0 by hardware, `default` for the rest"},
+    )
+    role: OwnRole | None = Field(  # type: ignore[valid-type]
+        default=None,
+        description="actors of this reward alone: any key of roles.reward",
+        json_schema_extra={"allowed": "keys of roles.reward"},
+    )
+
+    @property
+    def label(self) -> str:
+        return self.name or self.kind.rsplit(":", 1)[-1].rsplit(".", 1)[-1]
+
+
+def with_own_names(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
+    """The rewards. Raises ValueError if two would get the same name in metrics and errors."""
+    labels = [reward.label for reward in rewards]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two entries are named {label}; allowed: names that differ (set name)")
+    return rewards

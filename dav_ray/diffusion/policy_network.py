@@ -1,0 +1,134 @@
+"""The policy's mechanics, which all families share: a pretrained network, and adapters or full weights trained on it.
+
+The policy is the network with LoRA adapters (the reference: the same network, adapters off) or with all its weights
+trained (the reference: a frozen copy). A family that inherits this provides what is its own: prior, predict, move,
+deterministic, renoise, relax, harden, decode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dav_ray.diffusion import adapters
+from dav_ray.diffusion.base import Prediction, Room
+from dav_ray.diffusion.device import DTYPES
+from dav_ray.types import Cost, StepLoss, Transitions
+
+POLICY = "policy.safetensors"
+
+
+class PolicyNetwork(ABC):
+    """Not thread-safe; counts its network evaluations in `cost`."""
+
+    fixed: ClassVar[Sequence[str]] = ()  # parameters that are never trained, by name
+    rooms: tuple[Room, ...] = ()
+
+    def __init__(self, network: Any, *, device: str | torch.device = "cpu", autocast: str = "float32") -> None:
+        """network: the pretrained torch module, on the device; autocast: precision of its calls, a name of `DTYPES`."""
+        self.cost = Cost()
+        self.adapted = False
+        self._network = network
+        self._policy: Any = network  # what is called with gradients: the network, or its DDP wrapper
+        self._frozen: Any = None  # a copy of the pretrained network, for full weights only
+        self._device, self._autocast = torch.device(device), DTYPES[autocast]
+
+    @abstractmethod
+    def predict(
+        self, x_t: Tensor, t: int | Tensor, conditions: Sequence[str], *, reference: bool = False
+    ) -> Prediction:
+        """As `Diffusion.predict`."""
+
+    # -- what is trained ------------------------------------------------------------------------------------------
+
+    def add_adapters(self, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+        """LoRA adapters, zero at the start: every worker builds the same ones from the seed."""
+        adapters.add(self._network, rank, alpha, targets, seed)
+        self._network.to(self._device)
+        self.adapted = True
+
+    def train_all_weights(self) -> None:
+        """All but the `fixed` ones."""
+        self._frozen = copy.deepcopy(self._network).requires_grad_(False)
+        for name, parameter in self._network.named_parameters():
+            parameter.requires_grad_(name not in self.fixed)
+
+    def trainable(self) -> Any:
+        return self._network
+
+    def parallelise(self, wrap: Callable[[Any], Any]) -> Any:
+        """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
+        self._policy = wrap(self._network)
+        return self._policy
+
+    # -- its parameters -------------------------------------------------------------------------------------------
+
+    @property
+    def policy_file(self) -> str:
+        return POLICY
+
+    @property
+    def policy_prefix(self) -> str:
+        return ""
+
+    def policy_state(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self._network.named_parameters() if p.requires_grad}
+
+    def load_policy_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._network.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(state[name])
+
+    def write_policy(self, folder: Path) -> None:
+        """The trained parameters by name, in one safetensors file."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.cpu().contiguous() for name, p in self.policy_state().items()}, folder / self.policy_file)
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    def step_loss(self, batch: Transitions, *, reference: bool) -> StepLoss:
+        """NLL of each transition under the policy and, with `reference`, the policy's KL to the pretrained model."""
+        pretrained = None
+        if reference:
+            with torch.no_grad():
+                pretrained = self.predict(batch.x_t, batch.t, batch.conditions, reference=True).kernel
+        kernel = self.predict(batch.x_t, batch.t, batch.conditions).kernel
+        nll = kernel.nll(batch.x_prev.to(self._device))
+        return StepLoss(nll, torch.zeros_like(nll) if pretrained is None else kernel.kl(pretrained))
+
+    def called(self, *, reference: bool) -> Any:
+        """The module that predictions call: the policy, or the one that the reference is (adapters still on)."""
+        if not reference:
+            return self._policy
+        return self._network if self._frozen is None else self._frozen
+
+    def _evaluated(self, states: int, room: Room, call: Callable[[Any, slice], Tensor], *, reference: bool) -> Tensor:
+        """call(network, rows) of all states, joined: counted, and as many rows at a time as there is room for."""
+        self._count(states, reference=reference)
+        network = self.called(reference=reference)
+        with self._reference() if reference else contextlib.nullcontext():
+            return torch.cat([call(network, rows) for rows in room.calls(states)])
+
+    def _reference(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it the network is the pretrained one: adapters are off, bit-equal to the base. A frozen copy needs
+        nothing."""
+        return adapters.disabled(self._network) if self.adapted else contextlib.nullcontext()
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self._autocast == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, self._autocast)
+
+    def _count(self, states: int, *, reference: bool) -> None:
+        backward = states if torch.is_grad_enabled() and not reference else 0
+        self.cost += Cost(reference=states) if reference else Cost(network=states, backward=backward)

@@ -1,0 +1,83 @@
+"""Memory and time of a recipe as findings; both are estimates, and say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from dav_ray.config.families.sizes import Sizes
+from dav_ray.config.families.table import family_of
+from dav_ray.config.plan import Plan
+from dav_ray.config.schema import Config
+from dav_ray.config.sections.roles import Role
+from dav_ray.runtime.doctor.findings import Finding
+from dav_ray.runtime.doctor.memory import CUDA_CONTEXT, Memory, search_memory, train_memory
+from dav_ray.runtime.doctor.packing import actor_demand
+from dav_ray.runtime.doctor.pool import Pool
+from dav_ray.runtime.doctor.versions import Installed
+from dav_ray.runtime.doctor.weights import read_sizes
+from dav_ray.runtime.probe.rates import Rates, round_time
+
+
+def memory(config: Config, plan: Plan, pool: Pool, nodes: Mapping[str, Installed]) -> Iterator[Finding]:
+    """What one search worker and one rank take, against the GPUs of the nodes where they may be."""
+    try:
+        found = list(memory_of(read_sizes(config), config, plan, pool, nodes))
+    except (OSError, ValueError) as error:
+        found = [Finding("memory", f"not estimated: {error}")]
+    yield from found
+
+
+def memory_of(
+    sizes: Sizes, config: Config, plan: Plan, pool: Pool, nodes: Mapping[str, Installed]
+) -> Iterator[Finding]:
+    """The same for a model of these sizes."""
+    needs = (
+        ("search", config.roles.search, search_memory(config, sizes, plan.network_passes)),
+        ("train", config.roles.train, train_memory(config, sizes, plan.network_passes)),
+    )
+    for name, role, need in needs:
+        yield _against(name, role, need, _gpu_memory(role, pool, nodes))
+
+
+def time(config: Config, plan: Plan, rates: Rates) -> Iterator[Finding]:
+    """A round's two steps, from what was measured."""
+    found = round_time(config, plan, rates)
+    each = (
+        f"{_ms(rates.evaluation_s)} per evaluation, {_ms(rates.decode_s)} per decoding, "
+        f"{_ms(rates.transition_s)} per transition trained on"
+    )
+    yield Finding("measured", f"{each}; at most {_bytes(rates.peak)} of memory; on {rates.device}")
+    at_most = "at most " if family_of(config.model).discrete else ""
+    yield Finding(
+        "time per round",
+        f"{at_most}some {found.search_s:,.0f} s of search (and the rewards) and {found.train_s:,.0f} s of training",
+    )
+
+
+def _against(name: str, role: Role, need: Memory, gpus: list[float]) -> Finding:
+    parts = f"weights {_bytes(need.weights)}, activations {_bytes(need.activations)}"
+    parts += f", gradients and optimizer {_bytes(need.training)}" if need.training else ""
+    if role.gpus == 0:
+        return Finding(
+            f"memory {name}", f"some {_bytes(need.total)} of host memory each, beside Python's own ({parts})"
+        )
+    total = need.total + CUDA_CONTEXT
+    text = f"some {_bytes(total)} of GPU memory each ({parts}, CUDA {_bytes(CUDA_CONTEXT)})"
+    if not gpus:
+        return Finding(f"memory {name}", f"{text}; no GPU is up to compare with")
+    return Finding(f"memory {name}", f"{text}; the largest share of a GPU is {_bytes(max(gpus))}", total <= max(gpus))
+
+
+def _gpu_memory(role: Role, pool: Pool, nodes: Mapping[str, Installed]) -> list[float]:
+    """What one actor gets of the GPU on each live node that could hold it, in bytes."""
+    suitable = [node.name for node in pool.nodes if not node.lacks(actor_demand(role))]
+    gpus = [nodes[name].gpus for name in suitable if name in nodes and nodes[name].gpus]
+    return [min(gpu.memory for gpu in found) * min(1.0, role.gpus) for found in gpus]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
+
+
+def _bytes(amount: float) -> str:
+    return f"{amount / 1e9:.3g} GB" if amount >= 1e9 else f"{amount / 1e6:.3g} MB"

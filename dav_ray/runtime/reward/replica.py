@@ -1,0 +1,188 @@
+"""A reward on its own node, GPU or environment: a thin actor that builds it there, and how search workers ask for it.
+
+This file imports the standard library, numpy and ray only, so that a reward can live beside other library versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray import exceptions
+
+POLL_S = 0.5
+INLINE_BYTES = 50_000  # samples up to this size travel inside the call; Ray takes 100 kB
+
+
+class RewardActor:
+    """One replica. Built from a light description: (kind, keyword arguments, torch threads, most samples per call,
+    folders of the user's own modules)."""
+
+    def __init__(
+        self, kind: str, args: dict[str, Any], threads: int, batch: int | None = None, modules: Sequence[str] = ()
+    ) -> None:
+        import torch
+
+        from dav_ray.registry import on_path
+        from dav_ray.rewards.registry import build
+        from dav_ray.runtime.cluster.device import given_device
+
+        on_path(modules)
+        torch.set_num_threads(threads)
+        self._reward = build(kind, args, given_device())
+        self._batch = batch
+
+    def ready(self, run_dir: str) -> str:
+        """The node's id, once the reward stands and the run directory is reachable."""
+        from dav_ray.run_dir.marker import check_marker
+        from dav_ray.run_dir.storage.uri import open_storage
+
+        node = ray.get_runtime_context().get_node_id()
+        check_marker(open_storage(run_dir), node)
+        return node
+
+    def hardware(self) -> str:
+        """What the reward runs on: "cpu", or the GPU's type as Ray names it, or "gpu" where Ray knows none."""
+        if not ray.get_gpu_ids():
+            return "cpu"
+        here, mark = ray.get_runtime_context().get_node_id(), "accelerator_type:"
+        resources = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+        return next((name.removeprefix(mark) for name in sorted(resources) if name.startswith(mark)), "gpu")
+
+    def ping(self) -> None:
+        """That it answers."""
+
+    def score(self, samples: Sequence[Any], conditions: Sequence[Sequence[str]], grad: bool) -> Any:
+        """A `rewards.base.Scored` for each of several requests, None where its samples are lost.
+
+        samples: an array [B, ...], or a reference to it, for each request, with B conditions. With `grad` these come
+        without gradients, which are further results, one for each request.
+        """
+        held: list[Any] = [_fetch(one) for one in samples]
+        there = [i for i, array in enumerate(held) if array is not None]
+        found: list[Any] = [None] * len(held)
+        answers = self._together([held[i] for i in there], [conditions[i] for i in there], grad)
+        for i, scored in zip(there, answers, strict=True):
+            found[i] = scored
+        if not grad:
+            return found
+        bare = [None if scored is None else dataclasses.replace(scored, grads=None) for scored in found]
+        return bare, *(None if scored is None else scored.grads for scored in found)
+
+    def golden(self, samples: Any, conditions: Sequence[str], grad: bool) -> Any:
+        """The first few samples, their conditions and what `reproduce` gives for them; None if the samples are lost."""
+        from dav_ray.rewards.golden import first_rows
+
+        array = _fetch(samples)
+        if array is None:
+            return None
+        rows = first_rows(array, conditions)
+        return *rows, self.reproduce(*rows, grad)
+
+    def reproduce(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> Any:
+        """`Scored` without gradients."""
+        return dataclasses.replace(self._cut(samples, conditions, grad), grads=None)
+
+    def _together(self, arrays: list[np.ndarray], conditions: list[Sequence[str]], grad: bool) -> list[Any]:
+        """All requests in one call of the reward. If that fails each is scored alone, so that the error is the
+        right one's."""
+        if len(arrays) > 1:
+            whole = self._cut(np.concatenate(arrays), [text for texts in conditions for text in texts], grad)
+            edges = np.cumsum([len(array) for array in arrays])
+            if whole.error is None and whole.values.shape == (edges[-1],):
+                values = np.split(whole.values, edges[:-1])
+                grads = np.split(whole.grads, edges[:-1]) if grad else [None] * len(arrays)
+                return [dataclasses.replace(whole, values=v, grads=g) for v, g in zip(values, grads, strict=True)]
+        return [self._cut(array, texts, grad) for array, texts in zip(arrays, conditions, strict=True)]
+
+    def _cut(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> Any:
+        """In calls of at most `batch` samples."""
+        from dav_ray.rewards.base import Scored, evaluate
+
+        size = self._batch or max(1, len(samples))
+        if len(samples) <= size:
+            return evaluate(self._reward, samples, conditions, grad)
+        parts: list[Any] = []
+        for a in range(0, len(samples), size):
+            piece = conditions[a : a + size]
+            part: Any = evaluate(self._reward, samples[a : a + size], piece, grad)
+            if part.error is not None:
+                return part
+            if part.values.shape != (len(piece),):
+                return Scored(error=f"shape {list(part.values.shape)} where [{len(piece)}] is needed")
+            parts.append(part)
+        grads = np.concatenate([part.grads for part in parts]) if grad else None
+        return Scored(np.concatenate([part.values for part in parts]), grads)
+
+
+class FleetClient:
+    """Asks for every reward at once and waits for all; what search workers hold.
+
+    The fleet is looked up by name: a handle would not survive the restart of its holder. Samples, unless small, and
+    gradients pass it as references.
+    """
+
+    def __init__(self, fleet: str, namespace: str, timeout_s: float) -> None:
+        self._fleet, self._namespace, self._timeout_s = fleet, namespace, timeout_s
+        self._handle: Any = None
+
+    def __call__(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> list[Any]:
+        """One `Scored` per reward. Raises the RunError that the fleet gives as its answer, RewardTimeout in the end."""
+        from dav_ray.errors import DavRayError, RewardTimeout
+
+        deadline = time.monotonic() + self._timeout_s
+        held = samples if samples.nbytes <= INLINE_BYTES else ray.put(samples)
+        alike = (samples.dtype.str, samples.shape[1:], grad)
+        while True:
+            try:
+                reply = self._ask(held, len(samples), alike, list(conditions), grad, deadline)
+                if isinstance(reply, DavRayError):
+                    raise reply
+                if reply is not None:
+                    return reply
+                held = ray.put(samples)  # they were lost
+            except exceptions.GetTimeoutError:
+                pass
+            except (exceptions.RayActorError, exceptions.ObjectLostError):
+                self._handle = None  # the fleet is restarted, or gradients went with their node: ask again
+            if time.monotonic() + POLL_S > deadline:
+                raise RewardTimeout("reward", f"no answer from the fleet of rewards in {self._timeout_s:.0f} s")
+            time.sleep(POLL_S)
+
+    def _ask(
+        self, held: Any, num: int, alike: tuple[Any, ...], conditions: list[str], grad: bool, deadline: float
+    ) -> Any:
+        """One Scored per reward, a DavRayError, or None where the samples were lost."""
+        if self._handle is None:
+            self._handle = _actor(self._fleet, self._namespace)
+        answer = self._handle.score.remote([held], num, alike, conditions, grad)
+        reply = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+        if not grad or not isinstance(reply, list):
+            return reply
+        refs = [ref for scored, ref in reply if scored.error is None]
+        grads = iter(ray.get(refs, timeout=max(0.0, deadline - time.monotonic())))
+        return [
+            scored if scored.error is not None else dataclasses.replace(scored, grads=next(grads))
+            for scored, _ in reply
+        ]
+
+
+def _actor(name: str, namespace: str) -> Any:
+    from dav_ray.errors import RunError
+
+    try:
+        return ray.get_actor(name, namespace=namespace)
+    except ValueError as error:
+        raise RunError("reward", "the fleet of rewards is gone") from error
+
+
+def _fetch(samples: Any) -> np.ndarray | None:
+    """None if the process that holds them is gone."""
+    try:
+        return ray.get(samples) if isinstance(samples, ray.ObjectRef) else samples
+    except exceptions.ObjectLostError:
+        return None

@@ -1,0 +1,269 @@
+"""A search worker: a thin actor that builds the model on its own node and serves chunks with the policy they name."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import ray
+from ray import exceptions
+
+from dav_ray.config.schema import Config
+from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
+from dav_ray.run_dir.manifest_record import Shard
+from dav_ray.run_dir.reward_columns import PREFIX, shown
+from dav_ray.run_dir.tracebacks import innermost
+from dav_ray.runtime.accepted import ChunkScores, SearchedChunk
+from dav_ray.runtime.cluster.device import given_device
+from dav_ray.runtime.cluster.failures import TRACE
+from dav_ray.runtime.search.process import Process, Reply
+from dav_ray.types import Chunk, EvaluationChunk, Trajectories
+
+if TYPE_CHECKING:
+    from dav_ray.search.base import Search, WarmSearch
+    from dav_ray.search.turns import Turns
+
+Found = TypeVar("Found")
+Events = tuple[tuple[str, dict[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What an actor is built from: light and picklable."""
+
+    config: Config
+    run_dir: str
+    namespace: str
+    fleet: str  # the actor that serves the rewards
+    fleet_timeout_s: float
+    mailbox: str  # the actor that hands out policies within the run
+    secrets: Mapping[str, str] = field(default_factory=dict)  # that no file may hold
+
+
+class SearchActor:
+    def __init__(self, spec: WorkerSpec) -> None:
+        import torch
+
+        from dav_ray.config.build import for_search
+        from dav_ray.diffusion.device import keep_freed_memory
+        from dav_ray.redact import learn
+        from dav_ray.registry import on_path
+        from dav_ray.rewards.base import Scorer
+        from dav_ray.run_dir import policy
+        from dav_ray.run_dir.storage.uri import open_storage
+        from dav_ray.runtime.reward.replica import FleetClient
+        from dav_ray.runtime.search.starts import LastRound
+
+        keep_freed_memory()
+        learn(spec.secrets)
+        here = ray.get_runtime_context()
+        self._process = Process.begin(here.get_node_id(), here.get_worker_id())
+        self._halvings = 0
+        torch.set_num_threads(spec.config.roles.search.threads)
+        config = spec.config
+        on_path(config.modules)
+        device = given_device()
+        self._spec, self._version, self._device = spec, 0, device
+        self._storage = open_storage(spec.run_dir)
+        self._diffusion = for_search(config, device=device)
+        if config.init.run is not None:
+            policy.start(self._storage, self._diffusion)
+        fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
+        self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], fleet)
+        self._strategy: tuple[float | None, Search] | None = None  # alpha, and the search at it
+        self._last_round = LastRound(config, self._storage)
+        self._alphabet = getattr(self._diffusion, "alphabet", None)  # of sequences
+        self._judges: Any = None
+        self._initial = _copy_weights(self._diffusion)
+
+    def ready(self, run_dir: str) -> Process:
+        """Which process this is, once the model stands and the run directory is reachable."""
+        from dav_ray.run_dir.marker import check_marker
+        from dav_ray.run_dir.storage.uri import open_storage
+
+        check_marker(open_storage(run_dir), self._process.node)
+        return self._process.now()
+
+    @ray.method(num_returns=2)
+    def search(self, chunk: Chunk, halvings: int = 0) -> tuple[Any, Reply]:
+        """Search a chunk and write its shard: (table, reply with a SearchedChunk). It is accepted once the driver
+        commits it. halvings: how often the networks' batches are halved at least, as memory ran out before."""
+        from dav_ray.diffusion.device import peak_memory_gb
+        from dav_ray.run_dir import shards
+
+        start = time.monotonic()
+        found, events = self._work(lambda: self._find(chunk), chunk, halvings)
+        table = shards.to_table(chunk, found, self._alphabet, self._scorer.names)
+        data, sha256 = shards.encode(table)
+        path = shards.shard_path(chunk.round, chunk.index, sha256)
+        self._storage.write(path, data)
+        weights = None if found.log_weight is None else tuple(found.log_weight.tolist())
+        scores = ChunkScores(
+            chunk.trajectories,
+            chunk.conditions,
+            tuple(found.reward.tolist()),
+            weights,
+            tuple(found.ess.tolist()),
+            found.cost.network / table.num_rows,
+            {name: tuple(table.column(f"{PREFIX}{name}").to_pylist()) for name in shown(self._scorer.names)},
+            None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
+        )
+        shard = Shard(path, sha256, chunk.index, table.num_rows, chunk.policy_version)
+        searched = SearchedChunk(shard, scores, found.cost, time.monotonic() - start, peak_memory_gb())
+        return table, self._reply(searched, events)
+
+    @ray.method(num_returns=2)
+    def evaluate(self, chunk: EvaluationChunk, halvings: int = 0) -> tuple[Any, Reply]:
+        """Fresh samples without search and their measures: (table, reply with the seconds it took)."""
+        start = time.monotonic()
+        table, events = self._work(lambda: self._measure(chunk), chunk, halvings)
+        return table, self._reply(time.monotonic() - start, events)
+
+    def _reply(self, result: Any, events: Events) -> Reply:
+        return Reply(result, self._process.now(), self._halvings, events)
+
+    def _work(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
+        """What `work` finds with the policy that the chunk names; less at once where memory does not suffice. Evidence
+        is kept of data that fails."""
+        import torch
+
+        from dav_ray.diffusion.device import in_a_line
+
+        self._use(chunk.policy_version)
+        try:
+            return self._within_memory(work, chunk, halvings)
+        except (exceptions.RayError, OSError):
+            raise  # nothing is wrong with the chunk
+        except torch.AcceleratorError as error:
+            raise DeviceError("search", f"{self._name()}: {in_a_line(error)}") from error
+        except Exception as error:
+            if isinstance(error, DavRayError) and not isinstance(error, DataError):
+                raise
+            raise self._quarantined(chunk, error) from error
+
+    def _within_memory(
+        self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int
+    ) -> tuple[Found, Events]:
+        from dav_ray.diffusion.device import free_memory, in_a_line, memory_in_words, out_of_memory
+
+        events: list[tuple[str, dict[str, Any]]] = []
+        while self._halvings < halvings:  # the worker that had the chunk before died
+            self._halve(chunk, "it ended workers")
+        while True:
+            try:
+                return work(), tuple(events)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                cause = in_a_line(error)
+            free_memory()  # what the frames held, now that they are gone
+            self._halve(chunk, cause)
+            limit = min([room.limit for room in self._diffusion.rooms], default=1)
+            events.append(("out_of_memory", {"micro_batch": limit, "took": memory_in_words(), "cause": cause}))
+
+    def _halve(self, chunk: Chunk | EvaluationChunk, cause: str) -> None:
+        """From now on half as many states go through the networks at once. RunError where it was one."""
+        from dav_ray.diffusion.device import memory_in_words
+
+        rooms, search = self._diffusion.rooms, self._spec.config.search
+        if not any(room.most for room in rooms):  # a new process: nothing went through yet
+            for room in rooms:
+                room.calls(len(chunk.conditions) * search.candidates * search.particles)
+        if not any([room.halve() for room in rooms]):
+            words = f"chunk {chunk.name} on {self._name()}: one state at a time does not fit in memory"
+            raise RunError("search", f"{words}, with {memory_in_words()} taken ({cause})")
+        self._halvings += 1
+
+    def _quarantined(self, chunk: Chunk | EvaluationChunk, error: Exception) -> DataError:
+        from dav_ray.run_dir.quarantine import Scene, keep
+        from dav_ray.runtime.cluster.versions import library_versions
+
+        name = type(error).__name__
+        fault = error
+        trace = "".join(traceback.format_exception(error))
+        if not isinstance(fault, DataError):
+            words = f"chunk {chunk.name} on {self._name()}: {name}: {error} ({innermost(error)})"
+            fault = DataError("search", words, name)
+            fault.trace = trace[-TRACE:]
+        try:
+            scene = Scene(self._name(), self._process.node, self._process.pid, trace, library_versions())
+            return keep(self._storage, chunk, fault, scene)
+        except (OSError, DavRayError) as unkept:
+            bare = DataError(fault.role, f"{fault.words}; evidence could not be kept: {unkept}", fault.what, fault.rows)
+            bare.trace = fault.trace
+            return bare
+
+    def _name(self) -> str:
+        return ray.get_runtime_context().get_actor_name() or "a search worker"
+
+    def _measure(self, chunk: EvaluationChunk) -> Any:
+        from dav_ray.evaluation.measure import Judges, measure
+
+        self._judges = self._judges or Judges.build(self._spec.config, self._device)
+        return measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
+
+    def _find(self, chunk: Chunk) -> Trajectories:
+        from dav_ray.search.turns import in_turns, join
+
+        search = self._spec.config.search
+        parts = chunk.parts(search.parts, together=search.facts.together)
+        return join(in_turns(self._diffusion, parts, self._find_part))
+
+    def _find_part(self, chunk: Chunk, turns: Turns) -> Trajectories:
+        from dav_ray.diffusion.noise import KeyedNoise
+
+        noise = KeyedNoise(chunk.seed, chunk.round, chunk.trajectories)
+        scorer, search = self._scorer.of(chunk.name, turns.waiting), self._search_at(chunk.alpha)
+        if self._spec.config.search.facts.starts:
+            starts = self._last_round.starts(chunk, self._device)
+            return cast("WarmSearch", search)(self._diffusion, scorer, chunk.conditions, noise, starts)
+        return search(self._diffusion, scorer, chunk.conditions, noise)
+
+    def _search_at(self, alpha: float | None) -> Search:
+        from dav_ray.config.build import strategy
+
+        if self._strategy is None or self._strategy[0] != alpha:
+            config, fitted = self._spec.config.search, self._spec.config.mstep
+            kept = {"blend": fitted.candidates == "all", "complete": fitted.target == "completed"}
+            self._strategy = alpha, strategy(config, alpha, **kept)
+        return self._strategy[1]
+
+    def _use(self, version: int) -> None:
+        """Load a policy: from the run's mailbox, or from storage after a restart."""
+        if version == self._version:
+            return
+        from dav_ray.run_dir import policy
+
+        if version == 0 and self._initial is None and self._spec.config.init.run is None:
+            self._rebuild()
+            return
+        weights = self._initial if version == 0 else self._posted(version)
+        if weights is None:
+            weights = policy.read_weights(self._storage, version, self._diffusion)
+        policy.set_weights(self._diffusion, weights)
+        self._version = version
+
+    def _rebuild(self) -> None:
+        """The pretrained model again, of whose full weights no copy is kept."""
+        from dav_ray.config.build import for_search
+
+        del self._diffusion  # there may be no place for two
+        self._diffusion = for_search(self._spec.config, device=self._device)
+        self._version = 0
+
+    def _posted(self, version: int) -> Any:
+        try:
+            mailbox = ray.get_actor(self._spec.mailbox, namespace=self._spec.namespace)
+            held = ray.get(mailbox.weights.remote(version), timeout=60)
+            return ray.get(held[0], timeout=60) if held else None
+        except (ValueError, exceptions.RayError):
+            return None  # the mailbox is rebuilt or gone: storage has every version
+
+
+def _copy_weights(diffusion: Any) -> Any:
+    from dav_ray.run_dir.policy import get_weights
+
+    return get_weights(diffusion) if diffusion.adapted else None

@@ -1,0 +1,1 @@
+"""Whatever is killed, whenever: the same command ends in the same bytes."""

@@ -1,0 +1,1 @@
+"""What one CUDA GPU does with a recipe."""

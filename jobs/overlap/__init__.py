@@ -1,0 +1,1 @@
+"""What overlap of search and training gains, simulated and real."""

@@ -1,0 +1,79 @@
+"""jobs/performance: contenders that do the same, ratios turn by turn, tables that are what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dav_ray.diffusion.device import quiet
+from jobs.performance import study, timing, workloads
+from jobs.performance.parts import search, switches
+
+TINY = ("search.steps=4", "search.chunk=3", "search.trajectories=3")
+
+
+@pytest.fixture(autouse=True)
+def no_bars() -> None:
+    quiet()
+
+
+def test_ratios_are_taken_turn_by_turn() -> None:
+    order: list[str] = []
+
+    def contender(name: str, values: list[float]) -> Any:
+        return lambda: (order.append(name), values.pop(0))[1]
+
+    found = timing.in_turn({"a": contender("a", [9.0, 1.0, 4.0, 3.0]), "b": contender("b", [9.0, 2.0, 2.0, 1.0])}, 3)
+    assert order == ["a", "b"] * 4  # the first turn warms up
+    ratios = found["a"].over(found["b"])
+    assert ratios.values == (0.5, 2.0, 3.0) and ratios.median == 2.0
+    assert ratios.show() == "2 (0.5-3)"
+
+
+def test_the_best_batch_is_quickest_per_row_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    costs = {1: 5.0, 2: 6.0, 4: 16.0}  # per call: 5, 3 and 4 per row
+
+    def work(size: int) -> Any:
+        def call() -> None:
+            if size > 4:
+                raise torch.OutOfMemoryError
+            clock[0] += costs[size]
+
+        return call
+
+    monkeypatch.setattr(timing, "now", lambda device: clock[0])
+    assert timing.best_batch(work, (1, 2, 4, 8, 16), "cpu") == 2
+
+
+def test_a_choice_is_moved_by_what_is_not_scored(tmp_path: Path) -> None:
+    """By nothing where nothing is skipped; where all is, as far as from a uniform choice."""
+    plain, same, half, none = (
+        workloads.workload("digits", tmp_path, "cpu", [*TINY, f"search.score_every={n}"]) for n in (1, 1, 2, 4)
+    )
+    gaps = [switches.choice_gap(plain, work) for work in (same, half, none)]
+
+    assert gaps[0] == 0 and 0 < gaps[1] < gaps[2] < 0.75
+
+
+@pytest.mark.parametrize("name", ["digits", "dna"])
+def test_the_plain_loop_accepts_what_the_search_accepts(name: str, tmp_path: Path) -> None:
+    """The same draws and choices: only the order of the work differs."""
+    words = [*TINY, *(["search.candidates=3"] if name == "dna" else [])]
+    work = workloads.workload(name, tmp_path, "cpu", words)
+    assert work.batch == 3
+    found = search.search(work)
+    torch.testing.assert_close(search.plain(work, work.chunk), found.reward, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_m_steps_limit_and_ours_are_told_per_transition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.main(["--parts", "fit", "--workloads", "digits", "--turns", "1", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "benchmark.json").read_text())["fit"]
+    limit, ours = (row["times"][name]["values"][0] for name in ("limit", "ours"))
+    assert 0 < limit < 1 and 0 < ours < 1
+    assert f"| digits | {row['batch']} | {limit * 1000:.3g} (" in capsys.readouterr().out

@@ -1,0 +1,94 @@
+"""The how-to for a model family: its two files are taken from the page; their model is searched and trained."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.deadlines import hung
+from tests.support.markdown import blocks
+from tests.support.places import PACKAGE
+
+PAGE = (PACKAGE / "diffusion" / "README.md").read_text(encoding="utf-8")
+FILES = ("pixels", "pixels_family")
+# a process of its own: kinds of models are known when the configuration's sections are defined
+SCRIPT = """
+import torch
+from pathlib import Path
+from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
+
+torch.manual_seed(0)
+blocks = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+unet = UNet2DModel(8, 1, 1, block_out_channels=[8, 8], norm_num_groups=4, attention_head_dim=4, **blocks)
+DDPMPipeline(unet, DDIMScheduler()).save_pretrained("my-ddpm")
+
+from dav_ray.config.families.table import MODELS
+from dav_ray.registry import Entry
+
+MODELS.builtin["pixels"] = Entry("pixels_family:PixelsFamily", "images: pixels")  # the line of the table
+
+from dav_ray.config.build import aligned, build, strategy
+from dav_ray.config.checks.preflight import check
+from dav_ray.config.plan import plan
+from dav_ray.config.recipe.load import load
+from dav_ray.diffusion.noise import KeyedNoise
+from dav_ray.errors import UserError
+from dav_ray.mstep.fit import Fitter
+from dav_ray.rewards.base import local_scorer
+from dav_ray.rewards.colour import Brightness
+from dav_ray.run_dir import shards
+from dav_ray.types import Chunk
+
+Path("my.yaml").write_text(
+    "model: {kind: pixels, path: ./my-ddpm}\\nreward: {kind: brightness}\\n"
+    "search: {steps: 4, trajectories: 4, chunk: 4, candidates: 3, alpha: 0.01, gradient: true, guidance_scale: 1.0}\\n"
+    "mstep: {candidates: all, kl: 0.1, batch_size: 8, lora: {rank: 2}}\\n"
+)
+config = load("my.yaml").config
+check(config)
+assert config.prompts == ("",) and plan(config).evaluations == 4 + 3 * 3
+
+model, scorer = build(config), local_scorer([("brightness", 1.0, Brightness())])
+chunk = Chunk(0, 1, 0, 0, (0, 1, 2, 3), ("",) * 4)
+found = strategy(config.search, blend=True)(model, scorer, chunk.conditions, KeyedNoise(0, 1, chunk.trajectories))
+PLAIN = ["search.kind=none", "search.gradient=false", "mstep.candidates=winner"]
+plain = strategy(load("my.yaml", PLAIN).config.search)
+drawn = plain(model, scorer, chunk.conditions, KeyedNoise(0, 2, chunk.trajectories))
+assert found.cost.network == 4 * (3 + 3 * 3) and found.sample.shape == (4, 3, 8, 8)  # the last step is deterministic
+assert float(found.reward.mean()) > float(drawn.reward.mean())
+
+fitter = Fitter(model, config.mstep, 0)
+rows = shards.to_rows(shards.to_table(chunk, found), dict.fromkeys(chunk.trajectories, 1.0))
+first, *_, last = [fitter.fit(1, [rows])["mstep/nll"] for _ in range(8)]
+assert last < first
+model.write_policy(Path("policy"))
+
+pipe = aligned(config, Path("policy"))
+x, t = torch.randn(2, 1, 8, 8), torch.tensor([500, 20])
+with torch.no_grad():
+    assert torch.equal(pipe.unet(x, t).sample, model.trainable()(x, t).sample)
+    assert not torch.equal(pipe.unet(x, t).sample, unet(x, t).sample)
+
+for override in ("model.path=./nothing", "model.alphabet=dna"):
+    try:
+        check(load("my.yaml", [override]).config)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_the_model_of_the_page_is_searched_and_trained(tmp_path: Path) -> None:
+    for block in blocks("page", PAGE):
+        if (name := block.text.partition("\n")[0].removeprefix("# ").removesuffix(".py")) in FILES:
+            (tmp_path / f"{name}.py").write_text(block.text)
+    (tmp_path / "try_it.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "try_it.py"], cwd=tmp_path, capture_output=True, text=True, timeout=hung(120)
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [
+        "model.path = ./nothing: has no unet; allowed: the folder of a DDPMPipeline",
+        "model.alphabet = dna: a pixels model has no use for it; allowed: None",
+    ]

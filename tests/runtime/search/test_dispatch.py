@@ -1,0 +1,197 @@
+"""The dispatcher on real actors that sleep: a mixed pool stays busy, workers come and go within a round."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from dav_ray.config.sections.roles import PoolRole
+from dav_ray.run_dir.records import RunLog
+from dav_ray.run_dir.storage.uri import open_storage
+from dav_ray.runtime.search.dispatch import Dispatcher
+from dav_ray.runtime.search.process import Process, Reply
+from dav_ray.runtime.search.workers import SearchTeam
+from tests.support.clusters import local_ray
+from tests.support.deadlines import limit, stretched, until
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with local_ray(num_cpus=4):
+        yield
+
+
+@dataclass(frozen=True)
+class Item:
+    name: str
+
+
+class Sleeper:
+    """Takes `pace` seconds for an item; `born` seconds until it answers at all."""
+
+    def __init__(self, name: str, pace: float, born: float = 0.0) -> None:
+        time.sleep(born)
+        self.name, self.pace = name, pace
+        here = ray.get_runtime_context()
+        self.process = Process.begin(here.get_node_id(), here.get_worker_id())
+
+    def ready(self, run_dir: str) -> Process:
+        return self.process
+
+    @ray.method(num_returns=2)
+    def search(self, item: Item, halvings: int) -> tuple[str, Reply]:
+        start = time.time()
+        time.sleep(self.pace)
+        return item.name, Reply((self.name, start, time.time()), self.process)
+
+
+def pool(paces: dict[str, float], **born: float) -> dict[str, Any]:
+    workers = {
+        name: ray.remote(Sleeper).options(num_cpus=0, max_restarts=-1).remote(name, pace, born.get(name, 0.0))
+        for name, pace in paces.items()
+    }
+    ray.get([workers[name].ready.remote("") for name in paces if name not in born])
+    return workers
+
+
+def never(name: str) -> Any:
+    raise AssertionError(f"{name} is gone for good")
+
+
+def team_of(
+    workers: dict[str, Any], folder: Path, renew: Callable[[str], Any] = never, away: tuple[str, ...] = ()
+) -> SearchTeam:
+    """These actors as a run's search workers; work starts once all have answered that are not away."""
+    log, left = RunLog(open_storage(str(folder)), 1, None), dict(workers)
+    build: Callable[[str], Any] = lambda name: left.pop(name) if name in left else renew(name)  # noqa: E731
+    least = {"min_replicas": len(workers) - len(away)}
+    role = PoolRole(replicas=len(workers), start_timeout_s=300).model_copy(update=least)
+    team = SearchTeam(list(workers), build, role, str(folder), log)
+    team.ensure()
+    workers.update(team.actors)
+    return team
+
+
+class Round:
+    """One run of a dispatcher, and what came of it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        workers: dict[str, Any],
+        away: tuple[str, ...] = (),
+        limits: tuple[float, float] | None = None,
+        renew: Callable[[str], Any] = never,
+    ) -> None:
+        self.folder, self.results = folder, []
+        team = team_of(workers, folder, renew, away)
+        self.processes = dict(team.processes)  # those of the beginning
+        call, start = limits or (stretched(60), stretched(60))
+        team.role = team.role.model_copy(update={"call_timeout_s": call, "start_timeout_s": start})
+        self.dispatcher = Dispatcher(team, team.log)
+
+    def run(self, items: int, **options: Any) -> Round:
+        self.results: list[tuple[Item, str, tuple[str, float, float]]] = []
+
+        def keep(item: Item, table: Any, meta: Any) -> None:
+            self.results.append((item, ray.get(table), meta))
+
+        self.dispatcher.run("search", [Item(str(i)) for i in range(items)], keep, **options)
+        names = [item.name for item, _, _ in self.results]
+        assert sorted(names, key=int) == [str(i) for i in range(items)]  # each once
+        assert all(item.name == table for item, table, _ in self.results)
+        return self
+
+    def who(self) -> Counter[str]:
+        return Counter(meta[0] for _, _, meta in self.results)
+
+    @staticmethod
+    def read(folder: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in open_storage(str(folder)).read_lines("events.jsonl")]
+
+    def all_events(self) -> list[dict[str, Any]]:
+        return self.read(self.folder)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.all_events() if event["event"] == name]
+
+
+@pytest.mark.slow  # a busy machine adds to the gaps that it measures
+def test_sixteen_workers_of_four_speeds_stay_busy(cluster: None, tmp_path: Path) -> None:
+    """Until the last chunks: the gaps between a worker's chunks are a small part of its time."""
+    paces = {f"w{i}": 0.4 * (1 + i % 4) for i in range(16)}
+    done = Round(tmp_path, pool(paces)).run(160)
+    last_start = max(start for _, _, (_, start, _) in done.results)
+    shares = []
+    for name in paces:
+        spans = [(start, end) for _, _, (who, start, end) in done.results if who == name and end <= last_start]
+        shares.append(sum(end - start for start, end in spans) / (spans[-1][1] - spans[0][0]))
+    assert min(shares) > 0.95
+    counts = done.who()
+    fast, slow = (sum(counts[f"w{i}"] for i in range(k, 16, 4)) for k in (0, 3))
+    assert 3 < fast / slow < 5
+
+
+def test_a_worker_that_comes_up_in_the_middle_gets_work(cluster: None, tmp_path: Path) -> None:
+    done = Round(tmp_path, pool({"early": 0.1, "late": 0.1}, late=1.5), away=("late",)).run(20)
+    in_time = limit(60)
+    while not done.events("worker_joined"):  # how long its process takes to start is the machine's affair
+        in_time()
+        done.run(20)
+    assert done.run(60).who()["late"] > 5
+    assert [event["worker"] for event in done.events("worker_joined")] == ["late"]
+
+
+def test_a_fast_worker_ends_the_round_of_a_slow_one(cluster: None, tmp_path: Path) -> None:
+    """What the slow one still holds is doubled; it is not given new work before it is done with the old."""
+    done = Round(tmp_path, pool({"fast": 0.1, "slow": 2.0}))
+    done.run(30)
+    assert done.who()["slow"] == 1 and len(done.events("doubled")) == 1
+    again = done.run(10)
+    assert again.who() == {"fast": 10}
+
+
+def test_a_killed_worker_comes_back(cluster: None, tmp_path: Path) -> None:
+    workers = pool({"a": 0.1, "b": 0.1})
+    calls = iter(range(10_000))
+
+    def tick() -> None:
+        if next(calls) == 5:
+            ray.kill(workers["b"], no_restart=False)
+
+    done = Round(tmp_path, workers).run(150, tick=tick)
+    assert [event["worker"] for event in done.events("worker_lost")] == ["b"]
+    assert done.events("worker_back") and done.who()["b"] > 10
+
+
+def test_a_worker_that_dies_when_it_is_idle_is_told_of(cluster: None, tmp_path: Path) -> None:
+    """Ray starts it again unseen; its next reply comes from another process."""
+    workers = pool({"a": 0.1})
+    done = Round(tmp_path, workers).run(2)
+    os.kill(done.processes["a"].pid, signal.SIGKILL)
+
+    def another() -> bool:
+        with contextlib.suppress(ray.exceptions.RayError):
+            return ray.get(workers["a"].ready.remote("")).id != done.processes["a"].id
+        return False
+
+    until(another, "it does not come back")
+    done.run(2)
+    (told,) = done.events("worker_restarted")
+    assert (told["worker"], told["node"]) == ("a", done.processes["a"].node)
+    assert told["pid"] != done.processes["a"].pid
+    assert done.events("actor_placed")[-1]["actor"] == "a"
+    assert not done.events("worker_lost")
+    done.run(2)
+    assert len(done.events("worker_restarted")) == 1

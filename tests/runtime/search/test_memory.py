@@ -1,0 +1,266 @@
+"""Search workers that run out of memory take less at once; what they find is what they would have found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from torch import Tensor, nn
+
+from dav_ray.config.schema import Config
+from dav_ray.diffusion.base import Room, rows_with_graph
+from dav_ray.errors import RunError
+from dav_ray.run_dir.marker import write_marker
+from dav_ray.run_dir.storage.uri import open_storage
+from dav_ray.runtime.reward.fleet import FLEET, FleetStart, reward_specs, start_fleet
+from dav_ray.runtime.search.dispatch import Dispatcher
+from dav_ray.runtime.search.process import Process, Reply
+from dav_ray.runtime.search.worker import SearchActor, WorkerSpec
+from dav_ray.types import Chunk
+from tests.runtime.search.test_dispatch import Item, Round, Sleeper, team_of
+from tests.support.clusters import local_ray
+from tests.support.runs import events, finish, masked_recipe
+
+
+def test_a_room_halves_what_went_through_it() -> None:
+    room = Room(128)
+    assert [len(range(*rows.indices(7))) for rows in room.calls(7)] == [7]
+    assert room.halve() and (room.limit, room.most) == (3, 3)
+    assert [rows.stop - rows.start for rows in room.calls(7)] == [2, 3, 2]
+    assert room.halve() and room.limit == 1
+    assert not room.halve() and room.limit == 1
+
+
+def test_graphs_are_held_for_all_states_until_memory_ran_out() -> None:
+    rooms = (Room(2), Room(8))
+    assert rows_with_graph(rooms, 5) == [slice(0, 5)]
+    rooms[1].calls(8)
+    rooms[1].halve()
+    assert rows_with_graph(rooms, 5) == [slice(0, 2), slice(2, 5)]
+    assert rows_with_graph((), 5) == [slice(0, 5)]
+
+
+class Greedy(Sleeper):
+    """Takes memory until Ray's monitor ends it, unless it is told to take less."""
+
+    def __init__(self, name: str, gigabytes: float) -> None:
+        super().__init__(name, 0.2)
+        self.gigabytes = gigabytes
+
+    @ray.method(num_returns=2)
+    def search(self, item: Item, halvings: int) -> tuple[str, Reply]:
+        held = [bytearray(os.urandom(1) * 10**8) for _ in range(int(10 * self.gigabytes / 2**halvings))]
+        time.sleep(3)
+        return item.name, Reply((self.name, float(len(held)), 0.0), self.process, halvings)
+
+
+@pytest.mark.slow
+def test_a_worker_that_ray_ends_for_want_of_memory_is_given_less(tmp_path: Path) -> None:
+    """By Ray's own monitor, in a cluster to which 2.5 GB are left."""
+    total, free = (float(line.split()[1]) / 1e6 for line in _meminfo("MemTotal", "MemAvailable"))
+    if free < 8:
+        pytest.skip(f"{free:.1f} GB of memory are free; 8 are needed")
+    system = {"memory_usage_threshold": (total - free + 2.5) / total, "memory_monitor_refresh_ms": 100}
+    with local_ray(num_cpus=2, _system_config=system):
+        worker = ray.remote(Greedy).options(num_cpus=0, max_restarts=-1).remote("a", 5.0)
+        done = Round(tmp_path, {"a": worker}).run(2)
+    lost = done.events("worker_lost")
+    assert lost
+    assert [event["halvings"] for event in done.events("out_of_memory")] == list(range(1, len(lost) + 1))
+    assert [meta[1] for _, _, meta in done.results] == [50 // 2 ** len(lost)] * 2  # it stays with what went well
+
+
+def _meminfo(*names: str) -> list[str]:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return [next(line for line in lines if line.startswith(name)) for name in names]
+
+
+class Narrow(nn.Module):
+    """A network for which memory suffices up to so many rows."""
+
+    def __init__(self, network: Any, rows: int) -> None:
+        super().__init__()
+        self.network, self.rows = network, rows
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        if len(x) > self.rows:
+            raise torch.OutOfMemoryError(f"Tried to allocate room for {len(x)} rows")
+        return self.network(x, *rest)
+
+
+class Tight(SearchActor):
+    def __init__(self, spec: WorkerSpec, rows: int) -> None:
+        super().__init__(spec)
+        model: Any = self._diffusion
+        model._policy = Narrow(model._policy, rows)
+
+    def ready(self, run_dir: str) -> Process:
+        return self._process
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A fleet of rewards, and what search workers are built from."""
+
+    spec: WorkerSpec
+
+    def worker(self, rows: int) -> Any:
+        return ray.remote(Tight).options(name=f"tight-{uuid.uuid4().hex}", num_cpus=0).remote(self.spec, rows)
+
+    def chunk(self, index: int = 0) -> Chunk:
+        return Chunk(7, 1, index, 0, tuple(range(4 * index, 4 * index + 4)), ("", "fixed=3:TATA") * 2)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    from dav_ray.diffusion.masked.alphabet import Alphabet
+    from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
+    from dav_ray.diffusion.masked.files import Settings, write
+
+    folder = tmp_path_factory.mktemp("memory")
+    torch.manual_seed(0)
+    write(folder / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), 24, 0, False))
+    search = {"candidates": 3, "alpha": 0.02, "gradient": True, "steps": 5, "trajectories": 8, "chunk": 4}
+    config = Config.model_validate(
+        {
+            "model": {"kind": "masked", "path": str(folder / "model")},
+            "prompts": [""],
+            "reward": {"kind": "gc_content"},
+            "search": search,
+            "mstep": {"lora": {"targets": ["convs"]}},
+            "roles": {"reward": {"cpus": 0}},
+        }
+    )
+    run_dir, namespace = str(folder / "run"), uuid.uuid4().hex
+    write_marker(open_storage(run_dir))
+    with local_ray(num_cpus=3):
+        fleet = start_fleet(reward_specs(config, namespace), run_dir, namespace)
+        FleetStart(fleet, config).wait()
+        yield Bench(WorkerSpec(config, run_dir, namespace, FLEET, 100.0, "no mailbox"))
+
+
+def same(one: pa.Table, other: pa.Table) -> None:
+    """Up to the last digits of other batch sizes."""
+    assert one.column_names == other.column_names and one.num_rows == other.num_rows == 4
+    for name in one.column_names:
+        a, b = one.column(name).to_pylist(), other.column(name).to_pylist()
+        if isinstance(a[0], float):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
+        else:
+            assert a == b, name
+
+
+@pytest.mark.slow
+def test_a_search_that_runs_out_of_memory_goes_on_in_pieces(bench: Bench, tmp_path: Path) -> None:
+    """Its worker lives, its tables are those of one that has the room, and it stays with the smaller pieces."""
+    roomy, tight = bench.worker(100), bench.worker(1)
+    whole = [ray.get(roomy.search.remote(bench.chunk(index))[0]) for index in (0, 1)]
+    found: dict[int, Any] = {}
+    team = team_of({"tight": tight}, tmp_path)
+    dispatcher = Dispatcher(team, team.log)
+    keep = lambda chunk, table, meta: found.__setitem__(chunk.index, ray.get(table))  # noqa: E731
+    dispatcher.run("search", [bench.chunk(0), bench.chunk(1)], keep)
+    for index in (0, 1):
+        same(found[index], whole[index])
+    told = [event for event in Round.read(tmp_path) if event["event"] == "out_of_memory"]
+    assert [(event["worker"], event["item"], event["micro_batch"]) for event in told] == [
+        ("tight", "0 of round 1", 2),  # four parents were too many
+        ("tight", "0 of round 1", 1),
+    ]
+    assert told[0]["cause"] == "OutOfMemoryError: Tried to allocate room for 4 rows"
+    assert told[0]["took"].endswith("GB of the host")
+    answers = ray.get([worker.search.remote(bench.chunk())[1] for worker in (roomy, tight)])
+    assert [answer.halvings for answer in answers] == [0, 2] and answers[1].events == ()
+
+
+@pytest.mark.slow
+def test_a_new_life_begins_with_the_pieces_that_it_is_told(bench: Bench) -> None:
+    """Twelve candidates at once: three after two halvings, whatever search.micro_batch is."""
+    table, answer = bench.worker(3).search.remote(bench.chunk(), 2)
+    told: Reply = ray.get(answer)
+    assert (told.halvings, told.events) == (2, ())
+    same(ray.get(table), ray.get(bench.worker(100).search.remote(bench.chunk())[0]))
+
+
+@pytest.mark.slow
+def test_one_state_that_does_not_fit_ends_the_run(bench: Bench) -> None:
+    words = (
+        r"search: chunk 0 of round 1 on tight-\w+: one state at a time does not fit in memory, with [\d.]+ GB of the "
+        r"host taken \(OutOfMemoryError: Tried to allocate room for 1 rows\)"
+    )
+    with pytest.raises(RunError, match=words):
+        ray.get(bench.worker(0).search.remote(bench.chunk())[1])
+    with pytest.raises(RunError, match=r"one state at a time .* \(it ended workers\)"):
+        ray.get(bench.worker(100).search.remote(bench.chunk(), 9)[1])
+
+
+NARROW = """
+from typing import Any
+
+from dav_ray.cli import app
+from dav_ray.runtime.train import rank
+
+loop = rank.train_loop
+
+
+def narrow(settings: dict[str, Any]) -> None:
+    import torch
+    from dav_ray.mstep import fit
+
+    whole = fit.accumulate
+
+    def accumulate(*words: Any, micro_batch: int, **rest: Any) -> Any:
+        if micro_batch > ROWS:
+            raise torch.OutOfMemoryError(f"Tried to allocate room for {micro_batch} rows")
+        return whole(*words, micro_batch=micro_batch, **rest)
+
+    fit.accumulate = accumulate
+    loop(settings)
+
+
+rank.train_loop = narrow
+app.main()
+"""
+
+
+def train_in(folder: Path, rows: int, batch_size: int, code: int) -> tuple[str, list[dict[str, Any]]]:
+    """A round of two ranks with room for so many transitions: output, and the events of lost memory."""
+    masked_recipe(
+        folder,
+        rounds=1,
+        mstep={"learning_rate": 0.01, "batch_size": batch_size, "lora": {"targets": ["convs"]}},
+        roles={"search": {"cpus": 0.2}, "reward": {"cpus": 0.1}, "train": {"replicas": 2, "cpus": 0.2}},
+    )
+    (folder / "narrow.py").write_text(NARROW.replace("ROWS", str(rows)))
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    words = [sys.executable, "narrow.py", "run", "tiny.yaml", "--run-dir", f"run-{rows}"]
+    process = subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = finish(process, code)
+    return output, [event for event in events(folder / f"run-{rows}") if event["event"] == "out_of_memory"]
+
+
+@pytest.mark.slow
+def test_ranks_that_run_out_of_memory_halve_their_micro_batch(tmp_path: Path) -> None:
+    """Thirty-two transitions a step and rank, room for two: more restarts than a round has for other troubles."""
+    _, told = train_in(tmp_path, 2, 64, 0)
+    assert [event["micro_batch"] for event in told] == [16, 8, 4, 2] and {event["role"] for event in told} == {"train"}
+    assert told[0]["cause"] == "OutOfMemoryError: Tried to allocate room for 32 rows"
+
+
+@pytest.mark.slow
+def test_one_transition_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
+    output, told = train_in(tmp_path, 0, 4, 1)
+    assert [event["micro_batch"] for event in told] == [1]
+    assert "train: out of memory, " in output and "taken, with mstep.micro_batch = 1: OutOfMemoryError" in output
