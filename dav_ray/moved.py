@@ -5,12 +5,13 @@ For one release: 0.3 has no such table.
 
 from __future__ import annotations
 
-import importlib.abc
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 # modules and folders: the old path and the new one, below dav_ray
 _TABLE = """
@@ -62,10 +63,10 @@ manifest_record run_dir.manifest_record
 masked_model config.families.masked_checks
 may_change config.identity
 measured_alpha runtime.measured_alpha
-model_folder config.families.pipeline_checks
+model_folder config.families
 module_path registry
 mstep.mailbox runtime.train.mailbox
-mstep.train runtime.train.rank
+mstep.train runtime.train
 mstep.troubles runtime.train.troubles
 nodes runtime.cluster.nodes
 noise diffusion.noise
@@ -118,7 +119,7 @@ rewards.spec runtime.reward.spec
 roles config.sections.roles
 round_reports runtime.watch.round_reports
 rounds runtime.rounds
-run_files run_dir.records
+run_files run_dir
 same_run config.recipe.same_run
 same_setting config.identity
 sample runtime.sample
@@ -142,7 +143,7 @@ section strict
 sequences diffusion.masked.alphabet
 session runtime.session
 shown_samples evaluation.shown_samples
-storage run_dir.storage.interface
+storage run_dir.storage
 summary report.table
 tasks runtime.cluster.placement
 template runtime.template
@@ -169,8 +170,9 @@ NAMES = {
 }
 
 
-class Moved(importlib.abc.MetaPathFinder):
-    """The last one asked for a module, when no other knows it."""
+class Moved:
+    """The last finder asked for a module, when no other knows it. It has no base class: importing that takes longer
+    than all else of `import dav_ray`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

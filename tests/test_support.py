@@ -9,6 +9,7 @@ import tempfile
 import psutil
 import pytest
 
+from tests.conftest import SCRATCH
 from tests.support import deadlines
 from tests.support.clusters import TRIES, attempts
 from tests.support.deadlines import hung, limit, stretched, until
@@ -79,5 +80,5 @@ def test_waiting_ends_with_what_did_not_come(monkeypatch: pytest.MonkeyPatch) ->
             in_time()
 
 
-def test_temporary_files_have_a_folder_that_goes_with_the_tests() -> None:
-    assert tempfile.gettempdir().startswith("/tmp/dt-")
+def test_temporary_files_have_a_folder_that_goes_with_the_tests(pytestconfig: pytest.Config) -> None:
+    assert tempfile.gettempdir() == pytestconfig.stash[SCRATCH]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dav_ray.diffusion.base import Prediction
 from dav_ray.diffusion.noise import Draws
-from dav_ray.diffusion.pipelines.ddim import DDIMSchedule, GaussianKernel
+from dav_ray.diffusion.pipelines.ddim import ContinuousStates, DDIMSchedule, GaussianKernel
 from dav_ray.diffusion.policy_network import PolicyNetwork
 
 
@@ -39,7 +39,7 @@ def ddim(alphas_cumprod: Tensor, stride: int, final: float) -> DDIMSchedule:
     return DDIMSchedule(scheduler, steps, eta=1.0)
 
 
-class ExactDiffusion(PolicyNetwork):
+class ExactDiffusion(ContinuousStates, PolicyNetwork):
     """A Gaussian diffusion in R^dim with predictions in closed form, the identity for decoder, and a small policy on
     top. A subclass says what it predicts, and where the policy enters."""
 
@@ -71,18 +71,6 @@ class ExactDiffusion(PolicyNetwork):
 
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
         return rng.normal((self.dim,))
-
-    def deterministic(self, t: int) -> bool:
-        return float(self.schedule.std[t]) == 0.0
-
-    def renoise(self, x: Tensor, start: int, end: int, conditions: Sequence[str], rng: Draws) -> Tensor:
-        return self.schedule.renoise(x, start, end, rng)
-
-    def relax(self, x_t: Tensor) -> Tensor:
-        return x_t
-
-    def harden(self, x0_hat: Tensor) -> Tensor:
-        return x0_hat
 
     def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         return x_0

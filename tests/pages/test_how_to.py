@@ -17,14 +17,11 @@ from dav_ray.config.plan import plan
 from dav_ray.config.recipe.load import load
 from dav_ray.config.schema import Config
 from dav_ray.rewards.registry import build
-from dav_ray.search.options import Search
-from dav_ray.testing.base import BulkNoise, scorer
-from dav_ray.testing.enumerable import Scores, frequencies, law, model
 from tests.support.distributions import install
 from tests.support.markdown import all_blocks, files_of
+from tests.support.tilted_law import samples_of_the_tilted_law
 
 SEARCH, REWARDS = "dav_ray/search/README.md", "dav_ray/rewards/README.md"
-MANY, ALPHA = 6000, 1.5
 
 
 @pytest.fixture
@@ -65,17 +62,7 @@ def test_a_recipe_names_the_search(folder: Path, kind: str) -> None:
 
 def test_the_search_samples_the_tilted_law(folder: Path) -> None:
     """As the page says: E[W] = Z, and by their weights the samples follow p exp(r / alpha) / Z, both enumerated."""
-    diffusion, reward = model(moved=0.3), Scores()
-    config = Search.model_validate({"kind": "my_search:OneOfMany", "candidates": 3, "alpha": ALPHA})
-    noise: Any = BulkNoise(1, MANY)
-    noise.copies = lambda num: BulkNoise(2, num * MANY)  # what is drawn and what is chosen are independent
-    found = strategy(config)(diffusion, scorer(reward), [""] * MANY, noise)
-
-    tilted = law(diffusion) * (reward.table.double() / ALPHA).exp()
-    assert found.log_weight is not None and found.cost.network == 3 * MANY * diffusion.steps
-    w = found.log_weight.exp()
-    assert abs(float(w.mean()) - float(tilted.sum())) < 4 * float(w.std()) / MANY**0.5
-    assert 0.5 * float((frequencies(found.sample, w) - tilted / tilted.sum()).abs().sum()) < 0.06
+    samples_of_the_tilted_law("my_search:OneOfMany")
 
 
 @pytest.mark.parametrize("kind", ["my_rewards:Redness", "./my_rewards.py:Redness", "redness"])

@@ -23,7 +23,7 @@ MODELS = Registry(
     },
 )
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
-    "StableDiffusionPipeline": "dav_ray.config.families.stable_diffusion:StableDiffusion",
+    "StableDiffusionPipeline": MODELS.target("diffusers"),
 }
 USUAL = "diffusers"  # where a recipe names no kind
 
@@ -36,7 +36,7 @@ def family_of(model: Model) -> Family:
 def family_of_section(section: Any) -> Family | None:
     """The family of a section `model` as it is typed, which may be anything; None where it names none."""
     kind = section.get("kind", USUAL) if isinstance(section, Mapping) else None
-    if not isinstance(kind, str) or kind not in usable():
+    if not isinstance(kind, str) or MODELS.fault(kind):
         return None
     path = section.get("path")
     return named(kind).at(path) if isinstance(path, str) else named(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,24 @@ class GaussianKernel:
 def _positive(std: Tensor) -> Tensor:
     # where() evaluates both branches: a zero would turn the gradient of the untaken one into NaN.
     return torch.where(std > 0, std, torch.ones_like(std)).float()
+
+
+class ContinuousStates:
+    """What a `Diffusion` with a DDIM schedule does not ask its network for: states x_t [B, *event] are real numbers."""
+
+    schedule: DDIMSchedule
+
+    def deterministic(self, t: int) -> bool:
+        return float(self.schedule.std[t]) == 0.0
+
+    def renoise(self, x: Tensor, start: int, end: int, conditions: Sequence[str], rng: Draws) -> Tensor:
+        return self.schedule.renoise(x, start, end, rng)
+
+    def relax(self, x_t: Tensor) -> Tensor:
+        return x_t
+
+    def harden(self, x0_hat: Tensor) -> Tensor:
+        return x0_hat
 
 
 class DDIMSchedule:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.diffusion.noise import Draws
-from dav_ray.diffusion.pipelines.ddim import DDIMSchedule
+from dav_ray.diffusion.pipelines.ddim import ContinuousStates, DDIMSchedule
 from dav_ray.diffusion.pipelines.files import LORA, UNET, load_draft_vae, load_pipeline, save_lora
 from dav_ray.diffusion.policy_network import PolicyNetwork
 
@@ -42,7 +42,7 @@ class Parts:
         return [part for part in (self.unet, self.vae, self.text_encoder, self.draft_vae) if part is not None]
 
 
-class StableDiffusion(PolicyNetwork):
+class StableDiffusion(ContinuousStates, PolicyNetwork):
     """`Diffusion` over latents [B, C, H, W]."""
 
     timeless = False
@@ -138,9 +138,6 @@ class StableDiffusion(PolicyNetwork):
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
         return rng.normal(self.event_shape).to(self._device) * self._parts.scheduler.init_noise_sigma
 
-    def deterministic(self, t: int) -> bool:
-        return float(self.schedule.std[t]) == 0.0
-
     def predict(
         self, x_t: Tensor, t: int | Tensor, conditions: Sequence[str], *, reference: bool = False
     ) -> Prediction:
@@ -157,15 +154,6 @@ class StableDiffusion(PolicyNetwork):
 
     def move(self, prediction: Prediction, t: int) -> Prediction:
         raise TypeError("what a UNet predicts depends on the step")
-
-    def renoise(self, x: Tensor, start: int, end: int, conditions: Sequence[str], rng: Draws) -> Tensor:
-        return self.schedule.renoise(x, start, end, rng)
-
-    def relax(self, x_t: Tensor) -> Tensor:
-        return x_t
-
-    def harden(self, x0_hat: Tensor) -> Tensor:
-        return x0_hat
 
     def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """Images [B, 3, H, W] float32 in [0, 1]."""

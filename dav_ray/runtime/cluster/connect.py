@@ -30,10 +30,6 @@ def connected(address: str, config: Config | None, worker: str | None = None) ->
     worker of the embedded one in place of the interpreter's (`dav_ray.runtime.template`).
     UserError: there is no cluster at the address; RunError: Ray does not start on this machine.
     """
-    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    # a worker that was given no GPU must not see any
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     settings: dict[str, Any] = {}
     options: dict[str, Any] = {
         "address": address,
@@ -51,7 +47,7 @@ def connected(address: str, config: Config | None, worker: str | None = None) ->
             settings = {"prestart_worker_first_driver": False}
     # the run's events have what matters of them; `notices` says where descriptor 2 leads
     ray_private.divert_notices(_write_notice)
-    _start(address, options, settings)
+    start(address, options, settings)
     try:
         yield
     finally:
@@ -69,8 +65,16 @@ def _write_notice(data: Mapping[str, Any], **_: Any) -> None:
     os.write(2, words.encode(errors="backslashreplace"))
 
 
-def _start(address: str, options: dict[str, Any], settings: dict[str, Any]) -> None:
-    """`ray.init`, again where a busy machine did not start Ray in the time that Ray gives itself."""
+def start(address: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """`ray.init`, again where a busy machine did not start Ray in the time that Ray gives itself.
+
+    options: its arguments; settings: Ray's own, of an embedded cluster. UserError: there is no cluster at the address;
+    RunError: Ray does not start on this machine.
+    """
+    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    # a worker that was given no GPU must not see any
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     for attempt in range(1, STARTS + 1):
         try:
             ray_private.init(options, settings)

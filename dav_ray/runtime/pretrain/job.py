@@ -56,28 +56,22 @@ def train(options: Options) -> None:
 @contextlib.contextmanager
 def connected(options: Options) -> Iterator[None]:
     """A connection to Ray: an embedded one for `local`, ended afterwards. UserError if the workers do not fit in."""
-    for name, value in (
-        ("RAY_SCHEDULER_EVENTS", "0"),
-        ("RAY_ENABLE_AUTO_CONNECT", "0"),
-        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1"),  # a worker that was given no GPU must not see any
-    ):
-        os.environ.setdefault(name, value)
     import ray
-    from ray.exceptions import RayError
 
-    wanted: dict[str, Any] = {"address": options.address}
+    from dav_ray.runtime.cluster.connect import start
+
+    wanted: dict[str, Any] = {
+        "address": options.address,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
     if options.address == "local":
         wanted |= {
             "num_cpus": max(os.cpu_count() or 1, ceil(options.workers * options.cpus_per_worker) + 1),
             "dashboard_host": "127.0.0.1",
             "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join([with_cwd(), str(ROOT)])}},
         }
-    try:
-        ray.init(**wanted, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        raise UserError(
-            f"--address {options.address}: {str(error).splitlines()[0]}; allowed: auto, local or HOST:PORT"
-        ) from error
+    start(options.address, wanted, {})
     try:
         check_room(options, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         yield

@@ -13,8 +13,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from dav_ray.runtime.search.process import Process, Reply
-from tests.runtime.search.test_dispatch import Item, Round
+from tests.runtime.search.test_dispatch import Round, Sleeper
 from tests.support.clusters import add_node, cluster_of
 from tests.support.deadlines import limit
 
@@ -31,22 +30,12 @@ def add(cluster: Cluster, name: str, room: int = 1) -> Any:
     return add_node(cluster, num_cpus=0, resources={name: room})
 
 
-class Placed:
-    """Takes `pace` seconds for an item; tells where it was and when."""
+class Placed(Sleeper):
+    """Takes `pace` seconds for an item; tells where it was, in place of its name, and when."""
 
     def __init__(self, pace: float) -> None:
-        self.pace = pace
-        here = ray.get_runtime_context()
-        self.process = Process.begin(here.get_node_id(), here.get_worker_id())
-
-    def ready(self, run_dir: str) -> Process:
-        return self.process
-
-    @ray.method(num_returns=2)
-    def search(self, item: Item, halvings: int) -> tuple[str, Reply]:
-        start = time.time()
-        time.sleep(self.pace)
-        return item.name, Reply((self.process.node, start, time.time()), self.process)
+        super().__init__("", pace)
+        self.name = self.process.node
 
 
 def workers(name: str, paces: dict[str, float]) -> dict[str, Any]:

@@ -218,7 +218,9 @@ def test_two_workers_train_a_model_and_a_finished_training_is_left_alone(data: P
     out = tmp_path / "out"
     words = ("--workers", "2", "--class-column", "kind", "--steps", "8", "--every", "4", "--half")
     lines = run(data, out, *words)
-    assert [line.split(":")[0] for line in lines[1:]] == ["step 4", "step 8", str(out), "step 8"]
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        *("starting Ray Train", "step 4", "step 8", str(out), "step 8")
+    ]
 
     diffusion = MaskedDiffusion.from_checkpoint(out)
     assert (diffusion.classes, diffusion.length, diffusion.timeless) == (4, 8, True)
