@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -160,8 +162,8 @@ class Stored:
 
 @pytest.fixture(scope="module")
 def part(folder: Path, s3: str) -> Stored:
-    """A run of 1 round whose search workers and then whose driver are killed, which goes on to its end, and then to 2
-    rounds under other sizes of the evaluation, whose rank is killed when it has started. It has one search worker more than the
+    """A run of 1 round whose search workers and then whose driver are killed. It goes on to its end, and then to 2
+    rounds under other sizes of the evaluation; there its rank is killed. It has one search worker more than the
     undisturbed run."""
     found = Stored(f"{s3}/part", folder / "part")
     words = ("tiny.yaml", "roles.search.replicas=2", "track.kinds=[tensorboard]", "--run-dir", found.place)
@@ -186,7 +188,8 @@ def kill(driver: subprocess.Popen[str], title: str) -> None:
     """The actors of this class, once there are some."""
     until(lambda: actors(title), f"no {title}", 400, process=driver, pause_s=0.1)
     for process in actors(title):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def test_a_run_that_is_killed_and_one_that_goes_on_end_in_the_same_bits(folder: Path, part: Stored) -> None:
