@@ -17,7 +17,7 @@ from dav_ray.evaluation.kinds import sample_kind
 from dav_ray.evaluation.measure import evaluation_chunks, one_line, rise, summarise, table_path
 from dav_ray.report.table import read_metrics
 from dav_ray.run_dir import shards
-from dav_ray.run_dir.manifest import ManifestStore, ShardLost
+from dav_ray.run_dir.manifest import ManifestStore, Shard, ShardLost
 from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.runtime import measured_alpha
@@ -56,6 +56,7 @@ class Rounds:
         self._job = TrainJob(config, actors.ranks, log, self._reload)
         self._prompts, self._kind = config.prompts, sample_kind(config)
         self._accepted: dict[int, dict[int, Accepted]] = {}  # round -> index -> chunk, of rounds that are not closed
+        self._lost: dict[int, dict[int, Shard]] = {}  # the same of committed shards that can't be read any more
         self._searched: set[int] = set()  # rounds, by this driver
         self._alpha = math.nan  # the temperature of the run's searches, once it is known
         self._hints = ChoiceHints(config.search, storage, log, progress)
@@ -115,22 +116,28 @@ class Rounds:
     def _commit(self, chunk: Chunk, table: Any, found: SearchedChunk) -> Accepted:
         """The manifest names the shard: from here on the chunk is accepted."""
         shard = found.shard
-        committed = self._store.commit([shard], ahead=chunk.round > self._store.current.round)
+        lost = self._lost.get(chunk.round, {}).pop(shard.chunk, None)
+        ahead = chunk.round > self._store.current.round
+        committed = self._store.commit([shard], ahead=ahead, lost=() if lost is None else (lost,))
         named = next(s for s in committed if s.chunk == shard.chunk)
-        if named != shard:  # the chunk was searched again, as its shard was lost
-            raise RunError("storage", f"shard {named.path} is lost, and its search now gives sha256 {shard.sha256}")
+        if named != shard:
+            raise RunError("storage", f"shard {named.path} is there, and its search now gives sha256 {shard.sha256}")
+        if lost is not None and lost != shard:  # by another kind of GPU or CPU, or another library
+            fields = {"chunk": shard.chunk, "lost": lost.sha256, "sha256": shard.sha256}
+            self._log.event("shard_replaced", round=chunk.round, **fields)
         self._actors.ranks.ensure()
         self._log.event("chunk_committed", round=chunk.round, chunk=shard.chunk, seconds=round(found.seconds, 3))
         return Accepted(table, shard, found.scores)
 
     def _chunks_of(self, round: int) -> dict[int, Accepted]:
         """The committed chunks of the open round or of the next one, by index; read back after a restart. Without those
-        whose shards are lost: the same search gives them again."""
+        whose shards are lost: they are searched again."""
         if round not in self._accepted:
             found, lost = self._read_back(round)
-            for error in lost:
+            for error in lost.values():
                 self._log.event("shard_lost", round=round, cause=error.cause)
             self._accepted[round] = {chunk.index: chunk for chunk in found}
+            self._lost[round] = {shard.chunk: shard for shard in lost}
         return self._accepted[round]
 
     def _in_order(self, round: int) -> list[Accepted]:
@@ -140,11 +147,11 @@ class Rounds:
     def _reload(self, round: int) -> list[Accepted]:
         """A round's committed chunks, read back. Raises ShardLost."""
         found, lost = self._read_back(round)
-        if lost:
-            raise lost[0]
+        for error in lost.values():
+            raise error
         return found
 
-    def _read_back(self, round: int) -> tuple[list[Accepted], list[ShardLost]]:
+    def _read_back(self, round: int) -> tuple[list[Accepted], dict[Shard, ShardLost]]:
         """A round's committed chunks, read by tasks on the cluster, checksums verified; what is lost of them."""
         load: Any = ray.remote(load_shard).options(num_cpus=1, num_returns=2, max_retries=3)
         shards = self._store.current.shards_of(round)
@@ -161,7 +168,8 @@ class Rounds:
             for shard, (table, _), scores in zip(shards, refs, read, strict=True)
             if not isinstance(scores, ShardLost)
         ]
-        return found, [scores for scores in read if isinstance(scores, ShardLost)]
+        lost = {s: scores for s, scores in zip(shards, read, strict=True) if isinstance(scores, ShardLost)}
+        return found, lost
 
     def _chunks(self, round: int) -> list[Chunk]:
         """The round's work items."""
