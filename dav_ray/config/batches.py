@@ -104,7 +104,8 @@ def too_few_chunks(config: Config) -> str:
     idle = f", {workers - chunks} of which get none" if chunks < workers else ""
     said = f"{chunks} chunks per round for {workers} search workers{idle}: from {needed} on they stay busy; set "
     if (least := max(1, search.trajectories // needed)) == search.chunk:
-        return f"{said}search.trajectories = {needed * least} or roles.search.replicas = {max(1, chunks // CHUNKS_EACH)}"
+        fewer = max(1, chunks // CHUNKS_EACH)
+        return f"{said}search.trajectories = {needed * least} or roles.search.replicas = {fewer}"
     more = f" and search.trajectories = {needed}" if search.trajectories < needed else ""
     group = ceil(config.mstep.group * search.chunk / least)
     return f"{said}search.chunk = {least}{more}; mstep.group = {group} keeps the trainer's groups about as large"
