@@ -48,7 +48,7 @@ class SearchActor:
         import torch
 
         from dav_ray.config.build import for_search
-        from dav_ray.diffusion.device import keep_freed_memory
+        from dav_ray.diffusion.device import keep_freed_memory, keep_to_share
         from dav_ray.redact import learn
         from dav_ray.registry import on_path
         from dav_ray.rewards.base import Scorer
@@ -66,6 +66,8 @@ class SearchActor:
         config = spec.config
         on_path(config.modules)
         device = given_device()
+        if device == "cuda":
+            keep_to_share(config.roles.search.gpus)
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
         self._diffusion = for_search(config, device=device)
