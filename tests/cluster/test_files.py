@@ -192,6 +192,9 @@ def test_dockerfile() -> None:
         i for i, name in enumerate(names) if name == "RUN"
     )
     assert "RAY_AUTH_MODE=token" in dict(steps)["ENV"]
+    # torch.compile launches its kernels by C that it builds on the node, and keeps where all nodes are
+    assert {"gcc", "libc6-dev"} <= set(next(words for name, words in steps if name == "RUN").split())
+    assert "TORCHINDUCTOR_CACHE_DIR=/runs/" in dict(steps)["ENV"]
     sent = (ROOT / ".dockerignore").read_text().splitlines()
     for _, words in (step for step in steps if step[0] == "COPY"):
         for source in words.split()[:-1]:
