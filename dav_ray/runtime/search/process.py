@@ -33,8 +33,8 @@ class Process:
 @dataclass(frozen=True)
 class Reply:
     """What a search worker returns beside its table. result: a `SearchedChunk`, or the seconds of an evaluation;
-    halvings: how often its networks' batches were halved, for want of memory; events: (name, fields) of what happened
-    meanwhile."""
+    halvings: how often all batches of its networks were halved, for want of memory outside of them; events: (name,
+    fields) of what happened meanwhile."""
 
     result: Any
     process: Process

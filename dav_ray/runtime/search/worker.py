@@ -23,6 +23,7 @@ from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.types import Chunk, EvaluationChunk, Trajectories
 
 if TYPE_CHECKING:
+    from dav_ray.diffusion.base import Diffusion, Room
     from dav_ray.search.base import Search, WarmSearch
     from dav_ray.search.turns import Turns
 
@@ -70,7 +71,8 @@ class SearchActor:
             keep_to_share(config.roles.search.gpus)
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
-        self._diffusion = for_search(config, device=device)
+        self._events: list[tuple[str, dict[str, Any]]] = []  # of the chunk in hand
+        self._diffusion = self._with_rooms(for_search(config, device=device))
         if config.init.run is not None:
             policy.start(self._storage, self._diffusion)
         fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
@@ -149,35 +151,55 @@ class SearchActor:
     def _within_memory(
         self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int
     ) -> tuple[Found, Events]:
-        from dav_ray.diffusion.device import free_memory, in_a_line, memory_in_words, out_of_memory
+        """What `work` finds. A call of a network that runs out of memory is made again in halves, and the chunk goes on
+        (`Room.each`); where memory runs out anywhere else, the chunk starts again with half of everything."""
+        from dav_ray.diffusion.base import NoRoom
+        from dav_ray.diffusion.device import free_memory, in_a_line, out_of_memory
 
-        events: list[tuple[str, dict[str, Any]]] = []
+        self._events.clear()
         while self._halvings < halvings:  # the worker that had the chunk before died
             self._halve(chunk, "it ended workers")
         while True:
             try:
-                return work(), tuple(events)
+                return work(), tuple(self._events)
+            except NoRoom as error:
+                raise self._too_large(chunk, str(error)) from error
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
                 cause = in_a_line(error)
             free_memory()  # what the frames held, now that they are gone
             self._halve(chunk, cause)
-            limit = min([room.limit for room in self._diffusion.rooms], default=1)
-            events.append(("out_of_memory", {"micro_batch": limit, "took": memory_in_words(), "cause": cause}))
+            for room in all_rooms(self._diffusion):
+                self._note(room, cause)
+
+    def _with_rooms(self, diffusion: Diffusion) -> Diffusion:
+        """The model, which says where memory ran out."""
+        for room in all_rooms(diffusion):
+            room.told = self._note
+        return diffusion
+
+    def _note(self, room: Room, cause: str) -> None:
+        from dav_ray.diffusion.device import memory_in_words
+
+        found = {"of": room.name, "micro_batch": room.limit, "took": memory_in_words(), "cause": cause}
+        self._events.append(("out_of_memory", found))
 
     def _halve(self, chunk: Chunk | EvaluationChunk, cause: str) -> None:
         """From now on half as many states go through the networks at once. RunError where it was one."""
-        from dav_ray.diffusion.device import memory_in_words
-
-        rooms, search = self._diffusion.rooms, self._spec.config.search
+        rooms, search = all_rooms(self._diffusion), self._spec.config.search
         if not any(room.most for room in rooms):  # a new process: nothing went through yet
             for room in rooms:
                 room.calls(len(chunk.conditions) * search.candidates * search.particles)
         if not any([room.halve() for room in rooms]):
-            words = f"chunk {chunk.name} on {self._name()}: one state at a time does not fit in memory"
-            raise RunError("search", f"{words}, with {memory_in_words()} taken ({cause})")
+            raise self._too_large(chunk, cause)
         self._halvings += 1
+
+    def _too_large(self, chunk: Chunk | EvaluationChunk, cause: str) -> RunError:
+        from dav_ray.diffusion.device import memory_in_words
+
+        words = f"chunk {chunk.name} on {self._name()}: one state at a time does not fit in memory"
+        return RunError("search", f"{words}, with {memory_in_words()} taken ({cause})")
 
     def _quarantined(self, chunk: Chunk | EvaluationChunk, error: Exception) -> DataError:
         from dav_ray.run_dir.quarantine import Scene, keep
@@ -253,7 +275,7 @@ class SearchActor:
         from dav_ray.config.build import for_search
 
         del self._diffusion  # there may be no place for two
-        self._diffusion = for_search(self._spec.config, device=self._device)
+        self._diffusion = self._with_rooms(for_search(self._spec.config, device=self._device))
         self._version = 0
 
     def _posted(self, version: int) -> Any:
@@ -263,6 +285,10 @@ class SearchActor:
             return ray.get(held[0], timeout=60) if held else None
         except (ValueError, exceptions.RayError):
             return None  # the mailbox is rebuilt or gone: storage has every version
+
+
+def all_rooms(diffusion: Diffusion) -> tuple[Room, ...]:
+    return (*diffusion.rooms, diffusion.graphs)
 
 
 def _copy_weights(diffusion: Any) -> Any:
