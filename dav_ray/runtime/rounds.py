@@ -28,6 +28,7 @@ from dav_ray.runtime.initial_policy import initial_name
 from dav_ray.runtime.reward.fleet import FleetView
 from dav_ray.runtime.search.dispatch import Dispatcher
 from dav_ray.runtime.session import Session
+from dav_ray.runtime.spent import Ledger
 from dav_ray.runtime.train.job import TrainJob
 from dav_ray.runtime.watch.choice_hints import ChoiceHints, alternatives
 from dav_ray.runtime.watch.progress import Progress
@@ -77,13 +78,14 @@ class Rounds:
         if streams:
             self._job.open(round)
             self._job.stream(accepted)
-        cost, memory_gb = Cost(), 0.0
+        cost, memory_gb, ledger = Cost(), 0.0, Ledger()
 
         def commit(chunk: Chunk, table: Any, found: SearchedChunk) -> None:
             nonlocal cost, memory_gb
             memory_gb = max(memory_gb, found.memory_gb)
             accepted[chunk.index] = self._commit(chunk, table, found)
             cost = cost + found.cost
+            ledger.add(found.spent)
             if streams:
                 self._job.stream(accepted)
 
@@ -100,7 +102,7 @@ class Rounds:
         self._fleet.flush()
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
         values = search_metrics(self._in_order(round), cost, seconds, searched)
-        values |= self._busy_shares(busy, seconds)
+        values |= self._busy_shares(busy, seconds) | ledger.metrics()
         if memory_gb:
             values["memory/search_gb"] = memory_gb
         most = alternatives(self._config.search, [c for chunk in chunks for c in chunk.conditions])
@@ -126,7 +128,7 @@ class Rounds:
             fields = {"chunk": shard.chunk, "lost": lost.sha256, "sha256": shard.sha256}
             self._log.event("shard_replaced", round=chunk.round, **fields)
         self._actors.ranks.ensure()
-        self._log.event("chunk_committed", round=chunk.round, chunk=shard.chunk, seconds=round(found.seconds, 3))
+        self._log.event("chunk_committed", round=chunk.round, chunk=shard.chunk, seconds=round(found.spent.seconds, 3))
         return Accepted(table, shard, found.scores)
 
     def _chunks_of(self, round: int) -> dict[int, Accepted]:
@@ -184,7 +186,7 @@ class Rounds:
         ]
 
     def _busy(self) -> tuple[float, float, float]:
-        """Seconds that search workers worked, that rewards' replicas worked, and that these were there, added up."""
+        """Seconds that search workers computed, that rewards' replicas worked, and that these were there, added up."""
         return self._dispatcher.busy_s, *self._fleet.seconds()
 
     def _busy_shares(self, before: tuple[float, float, float], seconds: float) -> dict[str, float]:

@@ -93,6 +93,11 @@ def test_the_reward_rises(folder: Path) -> None:
     assert fresh[0]["evaluate/reward_mean/gc_content"] == pytest.approx(fresh[0]["evaluate/reward_mean"])
     assert found[0]["reward/middle"] < 0 > fresh[0]["evaluate/reward_mean/middle"]
     assert found[0]["search/nfe_per_sample"] <= 5 + 4 * 3
+    for line in found:
+        waited, decoded = line["search/reward_wait_share"], line["search/decode_share"]
+        assert 0 < waited < 1 and 0 < decoded < 1 - waited and line["chunk_s/CPU"] > 0
+        # one worker, which computes while it does not wait
+        assert line["util/search"] <= 3 * line["chunk_s/CPU"] * (1 - waited) / line["time/estep_s"] + 0.2
 
 
 def test_the_buffer_holds_sequences_that_kept_their_fixed_letters(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from dav_ray.runtime.accepted import ChunkScores, SearchedChunk
 from dav_ray.runtime.cluster.device import given_device
 from dav_ray.runtime.cluster.failures import TRACE
 from dav_ray.runtime.search.process import Process, Reply
+from dav_ray.runtime.spent import Meter, Spent
 from dav_ray.types import Chunk, EvaluationChunk, Trajectories
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class SearchActor:
             keep_to_share(config.roles.search.gpus)
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
+        self._meter = Meter(device)
         self._events: list[tuple[str, dict[str, Any]]] = []  # of the chunk in hand
         self._diffusion = self._with_rooms(for_search(config, device=device))
         if config.init.run is not None:
@@ -98,7 +99,7 @@ class SearchActor:
         from dav_ray.diffusion.device import peak_memory_gb
         from dav_ray.run_dir import shards
 
-        start = time.monotonic()
+        self._meter.start()
         found, events = self._work(lambda: self._find(chunk), chunk, halvings)
         table = shards.to_table(chunk, found, self._alphabet, self._scorer.names)
         data, sha256 = shards.encode(table)
@@ -116,18 +117,19 @@ class SearchActor:
             None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
         )
         shard = Shard(path, sha256, chunk.index, table.num_rows, chunk.policy_version)
-        searched = SearchedChunk(shard, scores, found.cost, time.monotonic() - start, peak_memory_gb())
-        return table, self._reply(searched, events)
+        spent = self._meter.read()
+        return table, self._reply(SearchedChunk(shard, scores, found.cost, spent, peak_memory_gb()), spent, events)
 
     @ray.method(num_returns=2)
     def evaluate(self, chunk: EvaluationChunk, halvings: int = 0) -> tuple[Any, Reply]:
         """Fresh samples without search and their measures: (table, reply with the seconds it took)."""
-        start = time.monotonic()
+        self._meter.start()
         table, events = self._work(lambda: self._measure(chunk), chunk, halvings)
-        return table, self._reply(time.monotonic() - start, events)
+        spent = self._meter.read()
+        return table, self._reply(spent.seconds, spent, events)
 
-    def _reply(self, result: Any, events: Events) -> Reply:
-        return Reply(result, self._process.now(), self._halvings, events)
+    def _reply(self, result: Any, spent: Spent, events: Events) -> Reply:
+        return Reply(result, self._process.now(), self._halvings, events, spent.waited_s)
 
     def _work(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
         """What `work` finds with the policy that the chunk names; less at once where memory does not suffice. Evidence
@@ -174,7 +176,9 @@ class SearchActor:
                 self._note(room, cause)
 
     def _with_rooms(self, diffusion: Diffusion) -> Diffusion:
-        """The model, which says where memory ran out."""
+        """The model, which says where memory ran out, and how long it decodes."""
+        watched: Any = diffusion
+        watched.decode = self._meter.watched(diffusion.decode)
         for room in all_rooms(diffusion):
             room.told = self._note
         return diffusion
@@ -227,14 +231,15 @@ class SearchActor:
         from dav_ray.evaluation.measure import Judges, measure
 
         self._judges = self._judges or Judges.build(self._spec.config, self._device)
-        return measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
+        return measure(self._diffusion, self._scorer.of(chunk.name, self._meter.waiting), self._judges, chunk)
 
     def _find(self, chunk: Chunk) -> Trajectories:
-        from dav_ray.search.turns import in_turns, join
+        from dav_ray.search.turns import Turns, in_turns, join
 
-        search = self._spec.config.search
+        search, turns = self._spec.config.search, Turns(self._diffusion)
         parts = chunk.parts(search.parts, together=search.facts.together)
-        return join(in_turns(self._diffusion, parts, self._find_part))
+        with self._meter.all_but(turns):
+            return join(in_turns(turns, parts, self._find_part))
 
     def _find_part(self, chunk: Chunk, turns: Turns) -> Trajectories:
         from dav_ray.diffusion.noise import KeyedNoise
