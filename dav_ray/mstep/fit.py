@@ -19,9 +19,9 @@ from dav_ray.diffusion.base import Diffusion
 from dav_ray.diffusion.device import peak_memory_gb
 from dav_ray.diffusion.noise import generator
 from dav_ray.errors import RunError
+from dav_ray.mstep import registry
 from dav_ray.mstep.objective import Rows, accumulate, batches
 from dav_ray.mstep.options import MStep, batch_of_rank
-from dav_ray.mstep.registry import OBJECTIVES
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Fitter:
         self._parameters = [p for p in diffusion.trainable().parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._device = device
-        self._objective = OBJECTIVES.load("weighted_nll")
+        self._objective = registry.build(config.objective, config.args)
         self._scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
 
     def fit(self, round: int, groups: Iterable[Rows]) -> dict[str, float]:

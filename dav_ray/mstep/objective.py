@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -46,8 +47,22 @@ class Rows:
         )
 
 
-def weighted_sum(loss: StepLoss, weights: Tensor, kl: float) -> Tensor:
-    """sum_n W_n (nll_n + lambda kl_n), a scalar: times T over the number of transitions it is the objective."""
+class Objective(Protocol):
+    """What the M-step minimises (`mstep.objective`)."""
+
+    def __call__(self, loss: StepLoss, weights: Tensor, kl: float, batch: Transitions) -> Tensor:
+        """The sum over N transitions, a scalar to be differentiated. It is called for every micro-batch, and the sums
+        are added up: no transition's term may depend on the others.
+
+        loss: nll and KL of each transition [N], in nats; the KL is zero where `kl` is. weights [N] float64, on the
+        CPU: W_i of the trajectory, zero for rows that only pad. kl: lambda, `mstep.kl`. batch: the transitions.
+        """
+        ...
+
+
+def weighted_sum(loss: StepLoss, weights: Tensor, kl: float, batch: Transitions | None = None) -> Tensor:
+    """sum_n W_n (nll_n + lambda kl_n), a scalar: times T over the number of transitions it is the objective. It needs
+    nothing of the transitions themselves."""
     return (weights.to(loss.nll) * (loss.nll + kl * loss.kl)).sum()
 
 
@@ -67,11 +82,11 @@ def accumulate(
     kl: float,
     scale: float,
     micro_batch: int,
-    objective: Callable[[StepLoss, Tensor, float], Tensor] = weighted_sum,
+    objective: Objective = weighted_sum,
     backward: Callable[[Tensor], None] = Tensor.backward,
     defer: Callable[[], AbstractContextManager] = nullcontext,
 ) -> tuple[float, float]:
-    """Gradients of scale * sum_n W_n (nll_n + lambda kl_n) over a batch, micro-batch by micro-batch.
+    """Gradients of scale times the objective over a batch, micro-batch by micro-batch.
 
     `defer()` surrounds all micro-batches but the last: the ranks exchange gradients once per batch. Returns the
     weighted sums of nll and of kl over the batch.
@@ -81,8 +96,9 @@ def accumulate(
     for number, (part_rows, part_t) in enumerate(parts, start=1):
         weights = rows.weights[part_rows]
         with nullcontext() if number == len(parts) else defer():
-            loss = diffusion.step_loss(rows.transitions(part_rows, part_t), reference=kl > 0)
-            backward(scale * objective(loss, weights, kl))
+            batch = rows.transitions(part_rows, part_t)
+            loss = diffusion.step_loss(batch, reference=kl > 0)
+            backward(scale * objective(loss, weights, kl, batch))
         nll += float((weights * loss.nll.detach().cpu().double()).sum())
         kld += float((weights * loss.kl.detach().cpu().double()).sum())
     return nll, kld

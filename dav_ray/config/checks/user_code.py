@@ -9,6 +9,7 @@ from dav_ray.config.checks.rewards import DEEPEST, as_reward, factors
 from dav_ray.config.recipe.user_modules import module_file
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.reward import Reward
+from dav_ray.mstep.registry import OBJECTIVES
 from dav_ray.redact import PATH, show
 from dav_ray.registry import Registry, is_file, on_path, split
 from dav_ray.rewards.registry import CODE, REWARDS, fact
@@ -28,6 +29,8 @@ def announced(config: Config) -> list[str]:
         lines.append(said_import("evaluate.features", config.evaluate.features))
     if not_ours(config.search.kind, SEARCHES):
         lines.append(said_import("search.kind", SEARCHES.target(config.search.kind)))
+    if not_ours(config.mstep.objective, OBJECTIVES):
+        lines.append(said_import("mstep.objective", OBJECTIVES.target(config.mstep.objective)))
     roles = config.roles
     for name, role in (("search", roles.search), ("reward", roles.reward), ("train", roles.train)):
         lines += _environment(f"roles.{name}", role)

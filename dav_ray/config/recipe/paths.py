@@ -50,6 +50,7 @@ def places(tree: Tree) -> Iterator[tuple[Place, str]]:
     yield ("model", "draft_vae"), MODEL
     yield ("init", "run"), FILE
     yield ("search", "kind"), CODE
+    yield ("mstep", "objective"), CODE
     yield ("evaluate", "reference"), FILE
     yield ("evaluate", "features"), CODE
     modules = at(tree, ("modules",))
