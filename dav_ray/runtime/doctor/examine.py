@@ -40,7 +40,7 @@ def doctor(config: Config | None, address: str, *, measure: bool = False) -> Ite
         yield from estimates.memory(config, planned, pool, nodes)
         yield from environments(config, pool)
         if not measure:
-            count = f"{planned.evaluations_per_round:,} evaluations and {planned.transitions:,} transitions"
+            count = f"{planned.evaluations_per_round:,} network evaluations and {planned.transitions:,} transitions"
             yield Finding("time per round", f"{count}; --measure times them")
             return
         measured = rates(config, pool)
