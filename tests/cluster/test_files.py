@@ -166,7 +166,7 @@ def test_versions_are_the_projects() -> None:
     pinned = set()
     for path in (CLUSTER / "Dockerfile", *(CLUSTER / name for name in CLUSTERS), CLUSTER / "README.md"):
         text = path.read_text()
-        tags = re.findall(r"dav-ray:([\d.]+)-ray([\d.]+\d)", text)
+        tags = re.findall(r"(?:dav-ray|REGISTRY):([\d.]+)-ray([\d.]+\d)", text)
         assert tags and {tag[0] for tag in tags} == {PROJECT["version"]}, path.name
         pinned |= {tag[1] for tag in tags}
         pinned |= set(re.findall(r"(?:rayVersion: |ARG RAY=)([\d.]+)", text))
