@@ -11,6 +11,7 @@ from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.base import Diffusion
+from dav_ray.registry import on_path
 from dav_ray.search import kinds
 from dav_ray.search.base import Search
 from dav_ray.search.options import Search as SearchConfig
@@ -21,14 +22,9 @@ def build(
     config: Config, *, device: str = "cpu", autocast: str = "float32", micro_batch: int | None = None
 ) -> Diffusion:
     """The model of a configuration with its policy, pretrained so far. UserError if its files do not fit."""
-    lora = config.mstep.lora
+    on_path(config.modules)
     held = Runtime(micro_batch or config.search.micro_batch, device, autocast)
-    diffusion = family_of(config.model).build(config, held)
-    if config.mstep.parameters == "lora":
-        diffusion.add_adapters(lora.rank, lora.alpha, config.lora_targets, config.seed)
-    else:
-        diffusion.train_all_weights()
-    return diffusion
+    return family_of(config.model).with_new_policy(config, held)
 
 
 def for_search(config: Config, *, device: str = "cpu") -> Diffusion:

@@ -47,6 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "dav_ray.objectives": {"late_steps": "my_objective:LateSteps"},
         "dav_ray.searches": {"one_of_many": "my_search:OneOfMany"},
         "dav_ray.rewards": {"redness": "my_rewards:Redness"},
+        "dav_ray.models": {"pixels": "pixels:Pixels"},
     }
     install(tmp_path / "site", "of-the-reader", points)
     for file, written in files.items():

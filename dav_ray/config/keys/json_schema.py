@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dav_ray.config.families.table import usable
 from dav_ray.config.schema import Config
 from dav_ray.mstep.registry import OBJECTIVES
 from dav_ray.search.kinds import SEARCHES
@@ -16,7 +17,8 @@ PLAIN = ("integer", "number", "boolean")
 def recipe_schema() -> dict[str, Any]:
     """What is allowed in a recipe, key by key; rules about several keys are `dav-ray run --dry-run`'s."""
     plain = Config.model_json_schema()
-    for section, key, names in (("Search", "kind", SEARCHES), ("MStep", "objective", OBJECTIVES)):
+    own = ("Search", "kind", SEARCHES), ("Model", "kind", usable()), ("MStep", "objective", OBJECTIVES)
+    for section, key, names in own:
         named = plain["$defs"][section]["properties"][key]
         named["anyOf"] = [{"enum": [*names]}, *named["anyOf"][1:]]  # those of other packages too
     schema = _with_references(plain)

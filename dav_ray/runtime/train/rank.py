@@ -118,13 +118,11 @@ class Learner:
         from dav_ray.config.build import build
         from dav_ray.diffusion.device import keep_freed_memory
         from dav_ray.mstep.fit import Fitter
-        from dav_ray.registry import on_path
         from dav_ray.run_dir import policy
         from dav_ray.run_dir.marker import check_marker
 
         keep_freed_memory()
         config = spec.config
-        on_path(config.modules)
         torch.set_num_threads(config.roles.train.threads)
         device = str(get_device())
         self._diffusion = build(config, device=device, autocast=config.mstep.precision, micro_batch=micro_batch)
