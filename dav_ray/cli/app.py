@@ -68,6 +68,7 @@ def run(
 ) -> None:
     """Align a model. The same command on the same run directory continues where it stopped."""
     with exit_codes():
+        from dav_ray.config.batches import too_few_chunks
         from dav_ray.config.checks.preflight import check, check_address, check_run_dir
         from dav_ray.config.plan import cores, crowded
         from dav_ray.config.recipe.load import load
@@ -86,6 +87,8 @@ def run(
         return
     if address == "local" and (line := crowded(loaded.config, cores())):
         typer.echo(line)
+    if words := too_few_chunks(loaded.config):
+        typer.echo(words)
     with exit_codes(place):
         from dav_ray.runtime import driver
 

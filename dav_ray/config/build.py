@@ -31,6 +31,7 @@ def for_search(config: Config, *, device: str = "cpu") -> Diffusion:
     """The model as a search worker has it."""
 
     diffusion = build(config, device=device, autocast=config.search.precision)
+    diffusion.graphs.limit = config.search.gradient_batch or diffusion.graphs.limit
     if config.search.compile:
         diffusion.parallelise(torch.compile)
     return diffusion

@@ -81,7 +81,8 @@ RULES = (  # the first that names a key counts
     Rule(("track", "track.**"), True, "trackers only watch"),
     Rule(("retain", "retain.**"), True, "it counts from now on; what was deleted does not come back"),
     Rule(
-        ("search.chunk", "search.micro_batch", "search.decode_batch", "mstep.micro_batch", "mstep.group", "batches"),
+        ("search.chunk", "search.micro_batch", "search.decode_batch", "search.gradient_batch")
+        + ("mstep.micro_batch", "mstep.group", "batches"),
         False,
         "the shapes of batches decide the last bits of every result",
     ),

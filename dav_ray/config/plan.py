@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
+from dav_ray.config.batches import too_few_chunks
 from dav_ray.config.families.table import family_of
 from dav_ray.config.partition import spans, training_groups
 from dav_ray.config.schema import Config
@@ -145,6 +146,7 @@ def render(config: Config, plan: Plan) -> str:
         ("reward calls per sample", calls),
         ("training per round", f"{plan.transitions:,} transitions, {plan.optimizer_steps} optimizer steps"),
         *([("batches", PROBED)] if config.batches == "probed" else []),
+        *([("warning", words)] if (words := too_few_chunks(config)) else []),
         *((f"role {need.name}", describe_need(need)) for need in plan.roles),
         (
             "all roles",

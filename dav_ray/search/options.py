@@ -143,6 +143,13 @@ class Search(Section):
     )
     micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
     decode_batch: int = Field(default=128, ge=1, description="largest number of states decoded to images at once")
+    gradient_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="largest number of states of which the reward's gradient is taken at once: the graphs of network "
+        "and decoder are held for all of them; default: those of a chunk, fewer once memory ran out",
+        exclude_if=lambda value: value is None,
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="autocast precision of the search's networks"
     )

@@ -22,8 +22,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = sorted(CLUSTER.glob("*.sh"))
 METRICS = {  # what a run exports, as Prometheus sees it
     *(f"ray_dav_{name}" for name in ("reward", "reward_mean", "reward_std", "search_ess", "search_nfe_per_sample")),
-    *(f"ray_dav_{name}" for name in ("search_samples_per_s", "mstep_nll", "mstep_kl", "mstep_grad_norm")),
+    *(
+        f"ray_dav_{name}"
+        for name in ("search_samples_per_s", "search_reward_wait_share", "mstep_nll", "mstep_kl", "mstep_grad_norm")
+    ),
     *(f"ray_dav_{name}" for name in ("time_estep_s", "time_mstep_s", "util", "diversity", "heldout", "round")),
+    *(f"ray_dav_{name}" for name in ("search_decode_share", "chunk_s")),
     *(f"ray_dav_{name}" for name in ("chunks_committed_total", "chunks_outstanding", "workers")),
 }
 
@@ -192,6 +196,9 @@ def test_dockerfile() -> None:
         i for i, name in enumerate(names) if name == "RUN"
     )
     assert "RAY_AUTH_MODE=token" in dict(steps)["ENV"]
+    # torch.compile launches its kernels by C that it builds on the node, and keeps where all nodes are
+    assert {"gcc", "libc6-dev"} <= set(next(words for name, words in steps if name == "RUN").split())
+    assert "TORCHINDUCTOR_CACHE_DIR=/runs/" in dict(steps)["ENV"]
     sent = (ROOT / ".dockerignore").read_text().splitlines()
     for _, words in (step for step in steps if step[0] == "COPY"):
         for source in words.split()[:-1]:

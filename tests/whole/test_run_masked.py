@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import dav_ray
 from dav_ray.diffusion.masked.alphabet import Alphabet
 from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
 from dav_ray.diffusion.masked.files import Settings, write
 from dav_ray.diffusion.masked.model import MaskedDiffusion
-from dav_ray.run_dir.manifest import MANIFEST, ManifestStore, round_manifest_path
+from dav_ray.run_dir.manifest import MANIFEST, ManifestStore, Shard, round_manifest_path
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.run_dir.storage.uri import open_storage
 from tests.support.deadlines import hung, until
@@ -95,6 +96,11 @@ def test_the_reward_rises(folder: Path) -> None:
     assert fresh[0]["evaluate/reward_mean/gc_content"] == pytest.approx(fresh[0]["evaluate/reward_mean"])
     assert found[0]["reward/middle"] < 0 > fresh[0]["evaluate/reward_mean/middle"]
     assert found[0]["search/nfe_per_sample"] <= 5 + 4 * 3
+    for line in found:
+        waited, decoded = line["search/reward_wait_share"], line["search/decode_share"]
+        assert 0 < waited < 1 and 0 < decoded < 1 - waited and line["chunk_s/CPU"] > 0
+        # one worker, which computes while it does not wait
+        assert line["util/search"] <= 3 * line["chunk_s/CPU"] * (1 - waited) / line["time/estep_s"] + 0.2
 
 
 def test_the_buffer_holds_sequences_that_kept_their_fixed_letters(folder: Path) -> None:
@@ -285,6 +291,41 @@ def test_rounds_go_on_from_the_last_one_whoever_searches(folder: Path) -> None:
     shutil.rmtree(run / "buffer/round=0002")
     finish(start(folder, "tiny.yaml", "roles.search.replicas=1", *words), 0)
     assert shards(run) == undisturbed and len(undisturbed) == 2 * 3
+
+
+@pytest.mark.slow
+def test_a_lost_shard_that_comes_back_with_other_bits_takes_its_place(folder: Path) -> None:
+    """As on another kind of GPU: weights that differ in the last digits stand in for it. The run goes on from where it
+    was taken back to, rows of the round stay whole, and the round before is not trained again."""
+    run, weights = folder / "replaced", folder / "model/model.safetensors"
+    shutil.copytree(folder / "run", run)
+    store = ManifestStore(open_storage(str(run)))
+    ended = store.load()
+    assert ended is not None
+    named = tuple(Shard.from_fields(shard) for shard in store.round_manifest(2)["shards"])
+    back = replace(ended, round=2, phase="fit", shards=named, closed=1, policy_version=1)
+    (run / MANIFEST).write_bytes(back.to_json())
+    (run / round_manifest_path(2)).unlink()
+    (run / named[1].path).unlink()
+    first, whole = files(run, "policy/v0001/*"), weights.read_bytes()
+    told, fitted = len(events(run)), len((run / "metrics.jsonl").read_text().splitlines())
+    try:
+        tensors = load_file(weights)
+        save_file({name: value * (1 + 1e-3) for name, value in tensors.items()}, weights)
+        finish(start(folder, "tiny.yaml", "--run-dir", "replaced"), 0)
+    finally:
+        weights.write_bytes(whole)
+    lost, replaced = (
+        [event for event in events(run)[told:] if event["event"] == name] for name in ("shard_lost", "shard_replaced")
+    )
+    assert [(event["chunk"], event["lost"]) for event in replaced] == [(1, named[1].sha256)] and len(lost) == 1
+    now = [Shard.from_fields(shard) for shard in store.round_manifest(2)["shards"]]
+    assert (now[0], now[2]) == (named[0], named[2]) and now[1].sha256 == replaced[0]["sha256"] != named[1].sha256
+    rows = [n for s in now for n in pq.read_table(run / s.path, columns=["trajectory"]).column(0).to_pylist()]
+    assert sorted(rows) == list(range(12)) and shards(run)[now[1].path] == now[1].sha256
+    assert files(run, "policy/v0001/*") == first
+    again = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[fitted:]]
+    assert [line["round"] for line in again if line["role"] == "mstep"] == [2]
 
 
 def _rewards(run: Path, round: int) -> dict[int, float]:
