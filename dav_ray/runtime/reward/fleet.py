@@ -116,7 +116,7 @@ def client_timeout(config: Config) -> float:
     """Seconds after which a search worker gives a request up: the fleet has long answered or failed it."""
     roles, callers = [config.reward_role(reward) for reward in config.reward], config.roles.search.replicas
     waits = [CALLS * role.call_timeout_s * math.ceil(callers / role.least) for role in roles]  # each behind the others
-    longest = (role.start_timeout_s + wait for role, wait in zip(roles, waits, strict=True))
+    longest = (role.start_timeout_s + role.retry_s + wait for role, wait in zip(roles, waits, strict=True))
     return max(longest, default=0.0) + ANSWER_S
 
 

@@ -83,9 +83,39 @@ def test_what_is_put_back_comes_first_in_its_order() -> None:
     lost = [request(1, since=5.0), request(2, since=6.0)]
     queue.add(request(3, since=7.0))
     queue.put_back(lost)
-    assert queue.oldest == 5.0
+    assert queue.oldest() == 5.0
     assert [queue.take()[0].num for _ in range(3)] == [1, 2, 3]
-    assert queue.oldest is None
+    assert queue.oldest() is None
+
+
+def test_what_was_refused_waits_its_time_and_lets_others_pass() -> None:
+    queue = Queue(batch=10, merge=False)
+    refused, later = request(1), request(2, since=1.0)
+    refused.not_before = 5.0
+    queue.add(refused)
+    queue.add(later)
+    assert (queue.ready(4.0), queue.oldest(4.0)) == (1, 1.0)
+    assert queue.take(4.0) == [later]
+    assert (queue.ready(4.9), queue.oldest(4.9), len(queue)) == (0, None, 1)
+    assert queue.take(5.0) == [refused]
+
+
+def test_nobody_is_called_or_started_for_what_waits_its_time() -> None:
+    found = with_replicas(pool(replicas=2, min_replicas=1), "x")
+    refused = request()
+    refused.not_before = 9.0
+    found.again([refused])
+    assert found.assign(8.0) == [] and found.to_start(8.0) == 0
+    assert found.to_end(8.0 + 10 * LINGER_S) == []  # it is wanted again
+    assert found.assign(9.0) == [("x", [refused])]
+
+
+def test_a_request_that_nobody_waits_for_is_forgotten() -> None:
+    queue = Queue(batch=10, merge=False)
+    for num in (1, 2, 3):
+        queue.add(request(num))
+    queue.forget(lambda one: one.num == 2)
+    assert [queue.take()[0].num for _ in range(2)] == [1, 3] and len(queue) == 0
 
 
 # ---- calls ----
