@@ -50,6 +50,7 @@ class Scored:
     trace: str | None = None  # where the error came from
     fault: Fault | None = None  # what may help against the error; None: nothing
     retry_after_s: float | None = None  # not to be asked again before, where the other side said so
+    dtype: str = ""  # of the tensor that the reward gave
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ def evaluate(reward: Reward, samples: np.ndarray, conditions: Sequence[str], gra
         batch = torch.from_numpy(np.array(samples))  # a writable copy: arrays from the object store are read-only
         if not grad:
             with torch.no_grad():
-                return Scored(_numbers(reward(batch, conditions)))
+                return _numbers(reward(batch, conditions))
         with torch.enable_grad():
             batch.requires_grad_()
             values = reward(batch, conditions)
             (slope,) = torch.autograd.grad(values.sum(), batch)
-        return Scored(_numbers(values), slope.numpy())
+        return dataclasses.replace(_numbers(values), grads=slope.numpy())
     except Exception as error:
         return failed(error, traceback.format_exc())
 
@@ -269,9 +270,9 @@ def local_scorer(rewards: Sequence[tuple[str, float, Any]]) -> Scorer:
     return Scorer([r[0] for r in rewards], [r[1] for r in rewards], call)
 
 
-def _numbers(values: Any) -> np.ndarray:
+def _numbers(values: Any) -> Scored:
     import torch
 
     if not isinstance(values, torch.Tensor):
         raise TypeError(f"returned {type(values).__name__}, a torch.Tensor is needed")
-    return values.detach().cpu().double().numpy()
+    return Scored(values.detach().cpu().double().numpy(), dtype=str(values.dtype).removeprefix("torch."))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ PIECE_BYTES = 16_000_000  # larger samples travel in pieces of about this size, 
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """What a replica says of itself. hardware: "cpu", or the GPU's type as Ray names it, or "gpu" where Ray knows none;
-    worker: the process, by Ray's id."""
+    worker: the process, by Ray's id; precision: the coarsest type of number that it computes with."""
 
-    hardware: str
-    worker: str
+    hardware: str = ""
+    worker: str = ""
+    precision: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,9 @@ class RewardActor:
         return node
 
     def facts(self) -> Facts:
-        return Facts(_hardware(), ray.get_runtime_context().get_worker_id())
+        from dav_ray.rewards.golden import precision_of
+
+        return Facts(_hardware(), ray.get_runtime_context().get_worker_id(), precision_of(self._calls.reward))
 
     def ping(self) -> None:
         """That it answers."""
@@ -95,13 +98,13 @@ class RewardActor:
         return Replied(bare, self._calls.events()), *(None if scored is None else scored.grads for scored in found)
 
     def golden(self, samples: Sequence[tuple[Any, int, int]], conditions: Sequence[str], grad: bool) -> Any:
-        """The first few samples, their conditions and what `reproduce` gives for them; None if the samples are lost."""
-        from dav_ray.rewards.golden import first_rows
+        """A few of the samples, their conditions and what `reproduce` gives for them; None if the samples are lost."""
+        from dav_ray.rewards.golden import some_rows
 
         array = _fetch(samples)
         if array is None:
             return None
-        rows = first_rows(array, conditions)
+        rows = some_rows(array, conditions)
         return *rows, self.reproduce(*rows, grad)
 
     def reproduce(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> Any:
@@ -208,6 +211,11 @@ def _fetch(spans: Sequence[tuple[Any, int, int]]) -> np.ndarray | None:
 def _hardware() -> str:
     if not ray.get_gpu_ids():
         return "cpu"
-    here, mark = ray.get_runtime_context().get_node_id(), "accelerator_type:"
-    resources = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+    here = ray.get_runtime_context().get_node_id()
+    return hardware_of(next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {}))
+
+
+def hardware_of(resources: Mapping[str, float]) -> str:
+    """The type of a node's GPUs, as Ray names it; "gpu" where it knows none."""
+    mark = "accelerator_type:"
     return next((name.removeprefix(mark) for name in sorted(resources) if name.startswith(mark)), "gpu")

@@ -20,7 +20,7 @@ from ray import exceptions
 from dav_ray.errors import DavRayError, RewardTimeout, RunError, UserError
 from dav_ray.rewards.base import TRACE, Scored, failed
 from dav_ray.rewards.faults.patience import Patience
-from dav_ray.rewards.golden import Golden, difference, encode, golden_path, tolerance_on, usable
+from dav_ray.rewards.golden import Golden
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.run_dir.tracebacks import as_field
 from dav_ray.runtime.cluster.deadlines import not_in_time
@@ -28,6 +28,7 @@ from dav_ray.runtime.cluster.failures import died, start_failure, unwrap
 from dav_ray.runtime.cluster.ray_private import ended_for_memory
 from dav_ray.runtime.reward.answers import Answers, Asked, breakage, most
 from dav_ray.runtime.reward.batching import Request
+from dav_ray.runtime.reward.golden_scores import GoldenScores
 from dav_ray.runtime.reward.replica import Facts, Replied, RewardActor
 from dav_ray.runtime.reward.scaling import Pool
 from dav_ray.runtime.reward.spec import PoolState, RewardSpec
@@ -44,7 +45,8 @@ Tell = Callable[..., None]  # (event, fields)
 class _Replica:
     handle: Any
     node: str = ""
-    facts: Facts = Facts("", "")
+    facts: Facts = Facts()
+    gap: float = 0.0  # between its scores and golden ones, where it serves all the same
 
 
 class Crew:
@@ -53,7 +55,8 @@ class Crew:
     def __init__(self, spec: RewardSpec, run_dir: str, storage: Storage, golden: Golden | None, tell: Tell) -> None:
         self.spec, self.pool = spec, Pool(spec.role, time.monotonic(), spec.linger_s)
         self.failure: DavRayError | None = None
-        self._run_dir, self._storage, self._golden, self._tell = run_dir, storage, golden, tell
+        self._run_dir, self._tell = run_dir, tell
+        self._golden = GoldenScores(spec, storage, golden)
         self._answers = Answers(spec.label, spec.role.retry_s, self._event)
         self._replicas: dict[str, _Replica] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +68,8 @@ class Crew:
     def state(self) -> PoolState:
         busy_s, admitted_s = self.pool.seconds(time.monotonic())
         starting = len(self.pool.names("starting", "standing"))
-        return PoolState(self.spec.label, self.pool.admitted, starting, len(self.pool.queue), busy_s, admitted_s)
+        gap = max((mine.gap for mine in self._replicas.values()), default=0.0)
+        return PoolState(self.spec.label, self.pool.admitted, starting, len(self.pool.queue), busy_s, admitted_s, gap)
 
     def ask(
         self, samples: Sequence[tuple[Any, int]], num: int, alike: Any, conditions: Sequence[str], grad: bool
@@ -145,10 +149,11 @@ class Crew:
     def _admit(self, now: float) -> None:
         """Without golden scores one replica serves, and gives them; with them each is asked for its own first."""
         for name in self.pool.names("standing"):
-            if self._golden is not None and name not in self._checking:
+            golden = self._golden.wanted
+            if golden is not None and name not in self._checking:
                 self._checking.add(name)
-                self._spawn(self._check(name, self._replicas[name], self._golden))
-            elif self._golden is None and not self.pool.admitted:
+                self._spawn(self._check(name, self._replicas[name], golden))
+            elif golden is None and (self._golden.off or not self.pool.admitted):
                 self._serve(name, now)
 
     def _serve(self, name: str, now: float) -> None:
@@ -173,12 +178,17 @@ class Crew:
         if scored.fault is not None:
             self._not_checked(name, scored)
             return
-        tolerance = tolerance_on(mine.facts.hardware, self.spec.tolerance)
-        worst = difference(golden, scored.values, tolerance)
-        if worst is None:
+        verdict = self._golden.verdict(golden, mine.facts, scored)
+        if verdict.differs:
+            event = "golden_differs" if verdict.admitted else "replica_refused"
+            self._event(event, replica=name, node=mine.node, **verdict.differs)
+        if verdict.admitted:
+            mine.gap = verdict.gap
             self._serve(name, time.monotonic())
         else:
-            self._refuse(name, mine, scored.error, tolerance, *worst)
+            self._refusal = verdict.words
+            self._end(name)
+            self.pool.refuse(name, time.monotonic())
         self.pump()
 
     def _not_checked(self, name: str, scored: Scored) -> None:
@@ -190,18 +200,6 @@ class Crew:
         if not self.pool.admitted and (scored.fault == "transient" or self._unchecked >= FAILED_STARTS):
             self.failure = RunError("reward", f"{self.spec.label}: golden scores could not be asked: {scored.error}")
         self.pump()
-
-    def _refuse(
-        self, name: str, mine: _Replica, error: str | None, tolerance: float, row: int, value: float, wanted: float
-    ) -> None:
-        self._refusal = (
-            f"{self.spec.label}: no replica reproduces the golden scores; the last one, on {mine.facts.hardware}, gave "
-            f"{error or value} for sample {row} where {wanted} is golden (reward.tolerance {tolerance:g})"
-        )
-        values = {"sample": row, "value": error or value, "golden": wanted, "tolerance": tolerance}
-        self._event("replica_refused", replica=name, node=mine.node, hardware=mine.facts.hardware, **values)
-        self._end(name)
-        self.pool.refuse(name, time.monotonic())
 
     # -- calls ----------------------------------------------------------------------------------------------------
 
@@ -224,7 +222,7 @@ class Crew:
         again: list[Request] = []
         for i, (request, scored) in enumerate(zip(requests, replied.scored, strict=True)):
             again += self._answers.settle(name, request, scored, refs[1 + i] if grad else None)
-        if self._golden is None and replied.scored[0] is not None and replied.scored[0].error is None:
+        if self._golden.missing and replied.scored[0] is not None and replied.scored[0].error is None:
             await self._make_golden(name, mine, spans[0], texts[0], grad)
         if name in self._replicas:
             self.pool.finish(name, time.monotonic())
@@ -260,15 +258,10 @@ class Crew:
 
     async def _make_golden(self, name: str, mine: _Replica, samples: Any, texts: Sequence[str], grad: bool) -> None:
         made = await self._answer(name, mine, mine.handle.golden.remote(samples, texts, grad))
-        if made is None or isinstance(made, Scored) or self._golden is not None:
+        if made is None or isinstance(made, Scored):
             return
-        samples, conditions, scored = made
-        if scored.error is None and usable(scored.values, len(conditions)):
-            golden = Golden(samples, conditions, scored.values, grad)
-            path = golden_path(self.spec.label)
-            await asyncio.to_thread(self._storage.write, path, encode(golden))
-            self._golden = golden
-            self._event("golden_stored", path=path, samples=len(conditions), hardware=mine.facts.hardware)
+        if kept := await self._golden.keep(made, grad, mine.facts):
+            self._event("golden_stored", **kept)
 
     def _deadlines(self, now: float) -> None:
         limit = self.spec.role.start_timeout_s
