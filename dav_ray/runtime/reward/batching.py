@@ -12,7 +12,7 @@ from typing import Any
 
 from dav_ray.rewards.faults.patience import Patience
 
-SMALLEST = 8  # samples of a part, where a request may be cut anywhere
+ANYWHERE = 8  # samples of the smallest part, where a request may be cut anywhere
 
 
 @dataclass(eq=False)
@@ -51,7 +51,7 @@ class Queue:
 
     def __init__(self, batch: int | None, merge: bool) -> None:
         self._batch, self._merge = batch, merge
-        self.unit: int | None = None
+        self.unit = batch
         self._waiting: list[Request] = []
 
     def __len__(self) -> int:

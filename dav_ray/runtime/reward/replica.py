@@ -22,11 +22,13 @@ PIECE_BYTES = 16_000_000  # larger samples travel in pieces of about this size, 
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """What a replica says of itself. hardware: "cpu", or the GPU's type as Ray names it, or "gpu" where Ray knows none;
-    worker: the process, by Ray's id; precision: the coarsest type of number that it computes with."""
+    worker: the process, by Ray's id; precision: the coarsest type of number that it computes with; by_row: a value is
+    the same to the last bit however many samples are scored in one call."""
 
     hardware: str = ""
     worker: str = ""
     precision: str = ""
+    by_row: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,8 @@ class RewardActor:
     def facts(self) -> Facts:
         from dav_ray.rewards.golden import precision_of
 
-        return Facts(_hardware(), ray.get_runtime_context().get_worker_id(), precision_of(self._calls.reward))
+        reward, process = self._calls.reward, ray.get_runtime_context().get_worker_id()
+        return Facts(_hardware(), process, precision_of(reward), getattr(reward, "by_row", False) is True)
 
     def ping(self) -> None:
         """That it answers."""

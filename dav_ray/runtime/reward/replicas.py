@@ -27,7 +27,7 @@ from dav_ray.runtime.cluster.deadlines import not_in_time
 from dav_ray.runtime.cluster.failures import died, start_failure, unwrap
 from dav_ray.runtime.cluster.ray_private import ended_for_memory
 from dav_ray.runtime.reward.answers import Answers, Asked, breakage, most
-from dav_ray.runtime.reward.batching import Request
+from dav_ray.runtime.reward.batching import ANYWHERE, Request
 from dav_ray.runtime.reward.golden_scores import GoldenScores
 from dav_ray.runtime.reward.replica import Facts, Replied, RewardActor
 from dav_ray.runtime.reward.scaling import Pool
@@ -131,6 +131,8 @@ class Crew:
             if name in self._replicas:
                 self._not_up(name, error)
             return
+        if mine.facts.by_row:
+            self.pool.queue.unit = ANYWHERE
         self._tell("actor_placed", role="reward", name=name, node=mine.node)
         if name in self._replicas:
             self.pool.stand(name, time.monotonic())

@@ -68,6 +68,23 @@ def test_a_request_is_cut_into_batches(run: Run) -> None:
     assert run.calls()[:3] == [3, 3, 2]
 
 
+def test_free_replicas_share_a_request_and_the_answer_is_that_of_one(run: Run) -> None:
+    run.start({"kind": "Positive", "args": {"pace": 0.2, "folder": str(run.folder)}}, replicas=3, batch=4)
+    run.ask(samples(1.0))
+    until(lambda: run.state().admitted == 3, "no golden scores", WAIT_S)
+    before = len(run.calls())
+    rows = samples(*range(22), size=INLINE_BYTES)
+    (scored,) = run.ask(rows, grad=True)
+    assert scored.error is None and scored.values.tolist() == list(range(22))
+    assert scored.grads.shape == rows.shape and (scored.grads == 1).all()
+    assert sorted(run.calls()[before:]) == [2, 4, 4, 4, 4, 4]  # the batches of the whole
+    (failed,) = run.ask(samples(*range(21), -1.0))
+    assert (failed.error, failed.values) == ("ValueError: a number below zero", None)
+    workers = {line for line in (run.folder / "workers").read_text().split()}
+    assert len(workers) == 3
+    assert run.totals(samples(5.0)) == [5.0]
+
+
 def test_waiting_requests_are_merged_and_an_error_reaches_its_sender_alone(run: Run) -> None:
     run.start({"kind": "Positive", "args": {"pace": stretched(1.0), "folder": str(run.folder)}}, batch=6, merge=True)
     run.ask(samples(0.0))
