@@ -50,7 +50,11 @@ RULES = (  # the first that names a key counts
     ),
     Rule(
         ("model.origin", "evaluate.origin")
-        + tuple(f"{at}.{name}" for at in ("reward", "evaluate.heldout") for name in ("origin", "python", "golden"))
+        + tuple(
+            f"{at}.{name}"
+            for at in ("reward", "evaluate.heldout")
+            for name in ("origin", "python", "golden", "golden_check")
+        )
         + ("reward.tolerance", "reward.tolerance.**", "evaluate.heldout.tolerance", "evaluate.heldout.tolerance.**"),
         True,
         "no result depends on it",

@@ -5,6 +5,9 @@ A failed, missing or NaN reward is an error, never a number. Minus infinity is a
 
 from __future__ import annotations
 
+import dataclasses
+import random
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from dav_ray.errors import DataError, RewardError
+from dav_ray.errors import DataError, RewardError, RunError
+from dav_ray.rewards.faults.causes import Fault, fault_of, retry_after
+from dav_ray.rewards.faults.patience import Patience
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +41,16 @@ class Reward(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """One reward's answer as it crosses processes: numbers, or the error in words."""
+    """One reward's answer as it crosses processes: numbers, or the error in words. With a fault the numbers are those
+    of the samples before it."""
 
     values: np.ndarray | None = None  # [B] float64
     grads: np.ndarray | None = None  # like samples, float32: d r_b / d samples_b
     error: str | None = None
     trace: str | None = None  # where the error came from
+    fault: Fault | None = None  # what may help against the error; None: nothing
+    retry_after_s: float | None = None  # not to be asked again before, where the other side said so
+    dtype: str = ""  # of the tensor that the reward gave
 
 
 @dataclass(frozen=True)
@@ -58,29 +67,112 @@ def evaluate(reward: Reward, samples: np.ndarray, conditions: Sequence[str], gra
     """Call a reward on numpy samples. Whatever it raises is reported as `error`: the fault lies in reward or data."""
     import torch
 
-    batch = torch.from_numpy(np.array(samples))  # a writable copy: arrays from the object store are read-only
     try:
+        batch = torch.from_numpy(np.array(samples))  # a writable copy: arrays from the object store are read-only
         if not grad:
             with torch.no_grad():
-                return Scored(_numbers(reward(batch, conditions)))
+                return _numbers(reward(batch, conditions))
         with torch.enable_grad():
             batch.requires_grad_()
             values = reward(batch, conditions)
             (slope,) = torch.autograd.grad(values.sum(), batch)
-        return Scored(_numbers(values), slope.numpy())
+        return dataclasses.replace(_numbers(values), grads=slope.numpy())
     except Exception as error:
-        return Scored(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc()[-TRACE:])
+        return failed(error, traceback.format_exc())
+
+
+def failed(error: BaseException, trace: str) -> Scored:
+    """What a reward raised, as its answer."""
+    words = f"{type(error).__name__}: {error}"
+    return Scored(error=words, trace=trace[-TRACE:], fault=fault_of(error), retry_after_s=retry_after(error))
+
+
+class Calls:
+    """A reward that is shown so many samples at once, and fewer once memory ran out.
+
+    batch: most samples of a call, None: no limit. retry_s: how long a call is made again here that fails for now; None:
+    whoever asks does that.
+    """
+
+    def __init__(self, reward: Any, batch: int | None = None, retry_s: float | None = None) -> None:
+        self.reward, self.batch, self._retry_s = reward, batch, retry_s
+        self._events: list[tuple[str, dict[str, Any]]] = []
+
+    def events(self) -> list[tuple[str, dict[str, Any]]]:
+        """(name, fields) of what happened since this was asked last."""
+        found, self._events = self._events, []
+        return found
+
+    def __call__(self, samples: np.ndarray, conditions: Sequence[str], grad: bool, most: int | None = None) -> Scored:
+        """The answer for all samples; most: a limit of this call alone. Where a later call fails, and something may
+        help, the numbers before it are kept."""
+        parts: list[Scored] = []
+        at, total = 0, len(samples)
+        while at < total or not parts:
+            limits = [limit for limit in (self.batch, most) if limit is not None]
+            piece = slice(at, min([total, *(at + limit for limit in limits)]))
+            num = piece.stop - at
+            part = self._patiently(samples[piece], conditions[piece], grad)
+            if part.fault == "memory" and num > 1:
+                self._halve(num, part.error)
+                continue
+            if num == total:
+                return part
+            if part.error is not None:
+                return part if part.fault is None or not parts else _joined(parts, grad, part)
+            if wrong := wrong_shape(part, num):
+                return Scored(error=wrong)
+            parts.append(part)
+            at = piece.stop
+        return _joined(parts, grad, Scored())
+
+    def _patiently(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> Scored:
+        patience = Patience(self._retry_s or 0.0)
+        while True:
+            scored = evaluate(self.reward, samples, conditions, grad)
+            if scored.fault != "transient" or self._retry_s is None:
+                return scored
+            pause_s = patience.pause(time.monotonic(), random.random(), scored.retry_after_s)
+            if pause_s is None:
+                return scored
+            self._events.append(("reward_retried", patience.told(pause_s, scored.error)))
+            time.sleep(pause_s)
+
+    def _halve(self, num: int, cause: str | None) -> None:
+        from dav_ray.diffusion.device import free_memory, memory_in_words
+
+        self.batch = num // 2
+        free_memory()
+        self._events.append(("out_of_memory", {"batch": self.batch, "took": memory_in_words(), "cause": cause}))
+
+
+def wrong_shape(scored: Scored, num: int) -> str:
+    """What is wrong with the shape of the values of `num` samples; nothing where it is right."""
+    shape = [] if scored.values is None else list(scored.values.shape)
+    return "" if shape == [num] else f"shape {shape} where [{num}] is needed"
+
+
+def _joined(parts: Sequence[Scored], grad: bool, last: Scored) -> Scored:
+    """The numbers of all parts, with the error of `last` if it has one."""
+    grads = np.concatenate([part.grads for part in parts if part.grads is not None]) if grad else None
+    values = [part.values for part in parts if part.values is not None]
+    return dataclasses.replace(last, values=np.concatenate(values), grads=grads)
 
 
 def check(scored: Scored, num: int, *, reward: str, chunk: str, asked: Asked | None = None) -> np.ndarray:
-    """The values [num] float64. RewardError where the reward raised, or gave a wrong shape, a NaN or plus infinity."""
+    """The values [num] float64. RewardError where the reward raised, or gave a wrong shape, a NaN or plus infinity;
+    RunError where it could not answer for too long."""
+    if scored.fault == "transient":
+        lost = RunError("reward", f"{reward}: asked again in vain (roles.reward.retry_s): {scored.error}")
+        lost.trace = scored.trace
+        raise lost
     if scored.error is not None:
         fault = _fault(asked, reward, chunk, scored.error, "raised")
         fault.trace = scored.trace
         raise fault
     values = cast(np.ndarray, scored.values)
-    if values.shape != (num,):
-        raise _fault(asked, reward, chunk, f"shape {list(values.shape)} where [{num}] is needed", "shape")
+    if wrong := wrong_shape(scored, num):
+        raise _fault(asked, reward, chunk, wrong, "shape")
     bad = np.asarray(np.isnan(values) | (values == np.inf))
     if bad.any():
         row = int(bad.argmax())
@@ -178,9 +270,9 @@ def local_scorer(rewards: Sequence[tuple[str, float, Any]]) -> Scorer:
     return Scorer([r[0] for r in rewards], [r[1] for r in rewards], call)
 
 
-def _numbers(values: Any) -> np.ndarray:
+def _numbers(values: Any) -> Scored:
     import torch
 
     if not isinstance(values, torch.Tensor):
         raise TypeError(f"returned {type(values).__name__}, a torch.Tensor is needed")
-    return values.detach().cpu().double().numpy()
+    return Scored(values.detach().cpu().double().numpy(), dtype=str(values.dtype).removeprefix("torch."))

@@ -102,7 +102,7 @@ class Rounds:
         self._fleet.flush()
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
         values = search_metrics(self._in_order(round), cost, seconds, searched)
-        values |= self._busy_shares(busy, seconds) | ledger.metrics()
+        values |= self._busy_shares(busy, seconds) | ledger.metrics() | self._fleet.deviations()
         if memory_gb:
             values["memory/search_gb"] = memory_gb
         most = alternatives(self._config.search, [c for chunk in chunks for c in chunk.conditions])

@@ -9,6 +9,10 @@ from pydantic import Field, create_model, model_validator
 
 from dav_ray.strict import Section
 
+# Samples per call of a reward on a GPU. A model of 7 B parameters takes 15 GB in bfloat16; an image and its prompt are
+# some 700 tokens, whose activations, keys, values and logits take a GB: with 8 of them it fits into 24 GB, and is busy.
+GPU_BATCH = 8
+
 
 class Role(Section):
     """What each actor or rank of a role takes, and the environment that it lives in."""
@@ -90,13 +94,27 @@ class RewardRole(PoolRole):
         default=300.0, gt=0, description="reward: an actor that gives no answer for so long is replaced"
     )
     batch: int | None = Field(
-        default=None, ge=1, description="most samples per call of the reward; default: what a search worker sends"
+        default=None,
+        ge=1,
+        description="most samples per call of the reward, half of it for an actor whose memory runs out; default: what "
+        f"a search worker sends, and {GPU_BATCH} where the reward has a GPU",
     )
     merge: bool = Field(
         default=False,
         description="calls of several search workers are merged, up to `batch` samples: the last bits of a value may "
         "then depend on which calls came together",
     )
+    retry_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="reward: how long a request is made again that fails for now (no connection, HTTP 408, 429 or 5xx, "
+        "a timeout, dav_ray.errors.Transient), later and later; then the run fails",
+    )
+
+    @property
+    def most(self) -> int | None:
+        """Most samples per call; None: no limit."""
+        return GPU_BATCH if self.batch is None and self.gpus > 0 else self.batch
 
 
 class TrainRole(Role):

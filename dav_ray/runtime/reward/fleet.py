@@ -12,7 +12,6 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dav_ray.config.schema import Config
-from dav_ray.config.sections.reward import TOLERANCE
 from dav_ray.errors import DavRayError
 from dav_ray.run_dir.records import RunLog
 from dav_ray.runtime.cluster.deadlines import Deadline, Ticker, wait_until
@@ -35,8 +34,7 @@ def reward_specs(config: Config, namespace: str) -> list[RewardSpec]:
         role = config.reward_role(reward)
         options = actor_options(role, "", namespace, reward.python)
         golden = None if reward.golden is None else os.path.abspath(os.path.expanduser(reward.golden))
-        tolerance = TOLERANCE | reward.tolerance
-        shared = role, options, tolerance, golden, config.modules
+        shared = role, options, dict(reward.tolerance), golden, reward.golden_check, config.modules
         specs.append(RewardSpec(number, reward.label, reward.kind, dict(reward.args), *shared))
     return specs
 
@@ -105,6 +103,10 @@ class FleetView:
         found = self.state()
         return sum(pool.busy_s for pool in found), sum(pool.admitted_s for pool in found)
 
+    def deviations(self) -> dict[str, float]:
+        """By how much replicas that serve miss golden scores, as metrics; none where all reproduce them."""
+        return {f"golden/deviation/{pool.reward}": pool.deviation for pool in self.state() if pool.deviation > 0}
+
     def _ask(self, answer: Any, otherwise: Any) -> Any:
         try:
             return ray.get(answer, timeout=ANSWER_S)
@@ -116,7 +118,7 @@ def client_timeout(config: Config) -> float:
     """Seconds after which a search worker gives a request up: the fleet has long answered or failed it."""
     roles, callers = [config.reward_role(reward) for reward in config.reward], config.roles.search.replicas
     waits = [CALLS * role.call_timeout_s * math.ceil(callers / role.least) for role in roles]  # each behind the others
-    longest = (role.start_timeout_s + wait for role, wait in zip(roles, waits, strict=True))
+    longest = (role.start_timeout_s + role.retry_s + wait for role, wait in zip(roles, waits, strict=True))
     return max(longest, default=0.0) + ANSWER_S
 
 

@@ -30,16 +30,18 @@ class Fleet:
         self._crews = [Crew(spec, run_dir, storage, _golden(spec, storage), self._tell) for spec in rewards]
         self._ticking: asyncio.Task[None] | None = None
 
-    async def score(self, samples: list[Any], num: int, alike: Any, conditions: list[str], grad: bool) -> Any:
+    async def score(
+        self, samples: list[tuple[Any, int]], num: int, alike: Any, conditions: list[str], grad: bool
+    ) -> Any:
         """Every reward's answer, see `Crew.ask`; None if one of them lost the samples; or the DavRayError that one of
         them came to.
 
-        samples: a list of one array or reference, so that Ray does not fetch it here; num: its rows; alike: requests
-        of which this is equal may be scored together.
+        samples: in order, arrays or references, each with its rows, in a list, so that Ray does not fetch them here;
+        num: all rows; alike: requests of which this is equal may be scored together.
         """
         self._tick()
         try:
-            answers = await asyncio.gather(*(c.ask(samples[0], num, alike, conditions, grad) for c in self._crews))
+            answers = await asyncio.gather(*(c.ask(samples, num, alike, conditions, grad) for c in self._crews))
         except DavRayError as error:
             return error
         return None if any(answer is None for answer in answers) else answers
