@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dav_ray.strict import Section
 
@@ -35,6 +35,12 @@ class MStep(Section):
         default=256, ge=1, description="transitions (x_t, x_{t-1}) per optimizer step, over all ranks"
     )
     micro_batch: int = Field(default=128, ge=1, description="transitions per forward and backward on one rank")
+    checkpointing: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="gradient checkpointing: hold the inputs of the network's blocks alone for the backward pass, "
+        "which computes the rest again; several times less memory for a third more computing, and the same gradients. "
+        "auto = on a GPU that would not hold the micro-batch otherwise",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
     weights: Literal["none", "trajectory"] = Field(
         default="none",
@@ -58,6 +64,12 @@ class MStep(Section):
         ge=1,
         description="chunks per group: the unit in which a round reaches the trainer's first epoch",
     )
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: object) -> object:
+        """YAML reads the words as truth values."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def batch_of_rank(mstep: MStep, ranks: int) -> int:
