@@ -161,6 +161,11 @@ class Diffusion(Protocol):
         """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
         ...
 
+    def checkpoint(self) -> None:
+        """From now on hold less for the backward pass, which computes the rest again: the same gradients. ValueError
+        where the network can't."""
+        ...
+
     def write_policy(self, folder: Path) -> None:
         """The policy as users load it, in a folder of its own. The same weights give the same bytes."""
         ...

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dav_ray.config.families.sizes import Sizes
+from dav_ray.config.families.sizes import Held, Sizes
 
 if TYPE_CHECKING:
     from dav_ray.config.schema import Config
@@ -88,6 +88,11 @@ class Family(ABC):
         """Elements that are held per row of the policy's network, and per decoded sample; back: with autograd.
         ValueError where there is no estimate."""
         raise ValueError("nothing is known of the activations of such a network")
+
+    def training(self, sizes: Sizes, *, half: bool, autocast: bool, checkpointing: bool) -> Held:
+        """What is held per row of the policy's network for the backward pass. half: weights are of half precision;
+        autocast: calls are, whatever the weights. ValueError where there is no estimate."""
+        return Held(self.activations(sizes, back=True)[0])
 
     @abstractmethod
     def build(self, config: Config, held: Runtime) -> Adaptable:

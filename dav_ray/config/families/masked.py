@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dav_ray.config.families.alphabet import alphabet_of, own_alphabet
 from dav_ray.config.families.base import Family, Runtime
 from dav_ray.config.families.masked_checks import LORA_TARGETS, check_weights, masked_mistakes
-from dav_ray.config.families.sizes import Sizes, header, json_if_there, read_json
+from dav_ray.config.families.sizes import Held, Sizes, header, json_if_there, read_json
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.masked.config_file import BENCHMARK_LENGTH, CONFIG, WEIGHTS
 
@@ -68,6 +68,12 @@ class Masked(Family):
         kernels = [shape for shape in convolutions if len(shape) == 3] or [(1, 1, 1)]
         width = sizes.configs["network"]["length"] * max(shape[0] for shape in kernels)
         return width * (TRAINING * len(kernels) if back else SAMPLING), 0.0
+
+    def training(self, sizes: Sizes, *, half: bool, autocast: bool, checkpointing: bool) -> Held:
+        """With checkpointing L h for each convolution, and one of them computed again."""
+        whole, _ = self.activations(sizes, back=True)
+        layers = sum(name.startswith("convs.") and len(shape) == 3 for name, shape in sizes.shapes["network"].items())
+        return Held(whole / TRAINING + whole / max(1, layers) if checkpointing else whole)
 
     def build(self, config: Config, held: Runtime) -> MaskedDiffusion:
         return self._whole(config, micro_batch=held.micro_batch, device=held.device, autocast=held.autocast)
