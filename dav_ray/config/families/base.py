@@ -32,6 +32,15 @@ class Runtime:
     autocast: str = "float32"
 
 
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations; a multiplication and an addition are two. network: of one pass of one state; decoder:
+    of one decoded sample, None where that is not known."""
+
+    network: float
+    decoder: float | None
+
+
 class Family(ABC):
     """One kind of model. Objects hold nothing: every answer is a function of the configuration."""
 
@@ -93,6 +102,14 @@ class Family(ABC):
         """What is held per row of the policy's network for the backward pass. half: weights are of half precision;
         autocast: calls are, whatever the weights. ValueError where there is no estimate."""
         return Held(self.activations(sizes, back=True)[0])
+
+    def flops(self, config: Config) -> Flops | None:
+        """The work of the networks, from their configurations; None where these are not at hand, or not understood."""
+        return None
+
+    def sample_bytes(self, config: Config) -> int | None:
+        """Of one sample as it goes to a reward, uncompressed; None where its shape is not known here."""
+        return None
 
     @abstractmethod
     def build(self, config: Config, held: Runtime) -> Adaptable:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dav_ray.config.families.base import Runtime
+from dav_ray.config.families.base import Flops, Runtime
 from dav_ray.config.families.pipeline import Pipeline
 from dav_ray.config.families.pipeline_checks import Layout, read_part
+from dav_ray.config.families.published import TEXT_LENGTH, published
 from dav_ray.config.families.sizes import Held, Sizes, json_if_there
-from dav_ray.config.families.unet_memory import decoder_elements, unet_elements, unet_training
+from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
+from dav_ray.config.families.unet_memory import decoder_elements, size_of, unet_elements, unet_training
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, mistakes
 from dav_ray.redact import show
@@ -66,6 +68,29 @@ class StableDiffusion(Pipeline):
 
     def training(self, sizes: Sizes, *, half: bool, autocast: bool, checkpointing: bool) -> Held:
         return unet_training(sizes.configs["unet"], half=half, autocast=autocast, checkpointing=checkpointing)
+
+    def flops(self, config: Config) -> Flops | None:
+        """Decoding is not known where guesses have a decoder of their own."""
+        unet, vae, text = (self._part(config, name) for name in ("unet", "vae", "text_encoder"))
+        try:
+            passes = unet_flops(unet, text.get("max_position_embeddings", TEXT_LENGTH))
+            return Flops(passes, None if config.model.draft_vae else decoder_flops(unet, vae))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def sample_bytes(self, config: Config) -> int | None:
+        """Three colours as float32."""
+        unet, vae = (self._part(config, name) for name in ("unet", "vae"))
+        try:
+            (height, width), scale = size_of(unet), 2 ** (len(vae["block_out_channels"]) - 1)
+            return 4 * 3 * height * width * scale**2
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def _part(self, config: Config, name: str) -> Mapping[str, Any]:
+        """The configuration of one of the networks; empty where it is not at hand."""
+        path = model_path(config.model.path)
+        return json_if_there(Path(path) / name / "config.json") or published(path, name)
 
     def build(self, config: Config, held: Runtime) -> Adaptable:
         from dav_ray.diffusion.device import quiet
