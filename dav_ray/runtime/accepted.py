@@ -41,6 +41,7 @@ class SearchedChunk:
     cost: Cost
     seconds: float
     memory_gb: float  # most GPU memory of the worker so far; 0 without a GPU
+    reward_bytes: int = 0  # of samples that were sent to rewards
 
 
 @dataclass(frozen=True)

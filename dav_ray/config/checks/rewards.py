@@ -20,6 +20,7 @@ from dav_ray.config.sections.reward import Reward
 from dav_ray.redact import PATH, show
 from dav_ray.registry import RULE, Unregistered, is_file, load_file, split
 from dav_ray.rewards.registry import CODE, FACTORS, FILE, REWARDS, fact
+from dav_ray.rewards.samples.pixels import wants_of
 
 INTERPRETER_TIMEOUT_S = 60.0
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -211,8 +212,10 @@ def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
 
 def _facts(found: Any) -> tuple[inspect.Signature | None, bool]:
     """Signature of what takes the arguments (a class's constructor; a function after its two first), and whether there
-    are gradients. Raises ValueError if its objects can't be called, or it can't with samples and conditions."""
+    are gradients. Raises ValueError if its objects can't be called, or it can't with samples and conditions, or wants
+    what there is not."""
     differentiable = bool(getattr(found, "differentiable", False))
+    wants_of(found)
     if not inspect.isclass(found):
         return _after_two(found), differentiable
     if "__call__" not in dir(found):  # callable() would say that classes are

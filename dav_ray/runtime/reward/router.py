@@ -52,6 +52,11 @@ class Fleet:
         failure = next((crew.failure for crew in self._crews if crew.failure is not None), None)
         return failure or [crew.spec.label for crew in self._crews if not crew.pool.served]
 
+    async def wants(self) -> list[str | None]:
+        """In which type each reward wants images; None where no replica has said so yet."""
+        self._tick()
+        return [crew.wants for crew in self._crews]
+
     async def state(self) -> list[PoolState]:
         """Of each reward."""
         self._tick()

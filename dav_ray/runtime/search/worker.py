@@ -71,8 +71,9 @@ class SearchActor:
         self._diffusion = for_search(config, device=device)
         if config.init.run is not None:
             policy.start(self._storage, self._diffusion)
-        fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
-        self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], fleet)
+        self._fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
+        names, weights = [r.label for r in config.reward], [r.weight for r in config.reward]
+        self._scorer = Scorer(names, weights, self._fleet, pixels=self._fleet.pixels)
         self._strategy: tuple[float | None, Search] | None = None  # alpha, and the search at it
         self._last_round = LastRound(config, self._storage)
         self._alphabet = getattr(self._diffusion, "alphabet", None)  # of sequences
@@ -94,7 +95,7 @@ class SearchActor:
         from dav_ray.diffusion.device import peak_memory_gb
         from dav_ray.run_dir import shards
 
-        start = time.monotonic()
+        start, sent = time.monotonic(), self._fleet.sent_bytes
         found, events = self._work(lambda: self._find(chunk), chunk, halvings)
         table = shards.to_table(chunk, found, self._alphabet, self._scorer.names)
         data, sha256 = shards.encode(table)
@@ -112,7 +113,8 @@ class SearchActor:
             None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
         )
         shard = Shard(path, sha256, chunk.index, table.num_rows, chunk.policy_version)
-        searched = SearchedChunk(shard, scores, found.cost, time.monotonic() - start, peak_memory_gb())
+        sent = self._fleet.sent_bytes - sent
+        searched = SearchedChunk(shard, scores, found.cost, time.monotonic() - start, peak_memory_gb(), sent)
         return table, self._reply(searched, events)
 
     @ray.method(num_returns=2)
