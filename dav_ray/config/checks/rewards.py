@@ -145,6 +145,8 @@ def _python_mistakes(key: str, reward: Reward, address: str) -> Iterator[str]:
     rule = "allowed: the absolute path of an interpreter with the same Python and ray"
     if key.startswith("evaluate"):
         yield f"{key}.python = {reward.python}: held-out measures run inside the search workers; allowed: none"
+    elif reward.where == "search":
+        yield f"{key}.python = {show(reward.python, PATH)}: it runs in the search workers ({key}.where); allowed: none"
     elif not os.path.isabs(python):
         yield f"{key}.python = {show(reward.python, PATH)}: is relative; {rule}"
     elif address == "local" and (mistake := _interpreter_mistake(python)):
@@ -202,6 +204,12 @@ def _golden_mistakes(key: str, reward: Reward) -> Iterator[str]:
 
 
 def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
+    if (
+        reward.where == "search"
+        and reward.role is not None
+        and (reward.role.python or reward.role.pip or reward.role.container)
+    ):
+        yield f"{key}.role: an environment of its own, and {key}.where = search; allowed: one of them"
     if key.startswith("evaluate") and reward.role is not None:
         yield f"{key}.role: held-out measures run inside the search workers; allowed: null"
     if key.startswith("reward[") and reward.label in TAKEN:

@@ -77,7 +77,7 @@ class RewardActor:
 
         reward, process = self._calls.reward, ray.get_runtime_context().get_worker_id()
         by_row = getattr(reward, "by_row", False) is True
-        return Facts(_hardware(), process, precision_of(reward), by_row, wants_of(reward))
+        return Facts(hardware_here(), process, precision_of(reward), by_row, wants_of(reward))
 
     def ping(self) -> None:
         """That it answers."""
@@ -233,7 +233,8 @@ def _fetch(spans: Sequence[tuple[Any, int, int]]) -> np.ndarray | None:
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _hardware() -> str:
+def hardware_here() -> str:
+    """As `Facts` has it."""
     if not ray.get_gpu_ids():
         return "cpu"
     here = ray.get_runtime_context().get_node_id()

@@ -55,6 +55,7 @@ class SearchActor:
         from dav_ray.run_dir import policy
         from dav_ray.run_dir.storage.uri import open_storage
         from dav_ray.runtime.reward.replica import FleetClient
+        from dav_ray.runtime.search.rewards import WorkerRewards
         from dav_ray.runtime.search.starts import LastRound
 
         keep_freed_memory()
@@ -71,9 +72,10 @@ class SearchActor:
         self._diffusion = for_search(config, device=device)
         if config.init.run is not None:
             policy.start(self._storage, self._diffusion)
-        self._fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
+        fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
+        self._rewards = WorkerRewards(config, fleet, self._storage, device)
         names, weights = [r.label for r in config.reward], [r.weight for r in config.reward]
-        self._scorer = Scorer(names, weights, self._fleet, pixels=self._fleet.pixels)
+        self._scorer = Scorer(names, weights, self._rewards, pixels=self._rewards.pixels)
         self._strategy: tuple[float | None, Search] | None = None  # alpha, and the search at it
         self._last_round = LastRound(config, self._storage)
         self._alphabet = getattr(self._diffusion, "alphabet", None)  # of sequences
@@ -95,7 +97,7 @@ class SearchActor:
         from dav_ray.diffusion.device import peak_memory_gb
         from dav_ray.run_dir import shards
 
-        start, sent = time.monotonic(), self._fleet.sent_bytes
+        start, sent = time.monotonic(), self._rewards.sent_bytes
         found, events = self._work(lambda: self._find(chunk), chunk, halvings)
         table = shards.to_table(chunk, found, self._alphabet, self._scorer.names)
         data, sha256 = shards.encode(table)
@@ -113,8 +115,9 @@ class SearchActor:
             None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
         )
         shard = Shard(path, sha256, chunk.index, table.num_rows, chunk.policy_version)
-        sent = self._fleet.sent_bytes - sent
-        searched = SearchedChunk(shard, scores, found.cost, time.monotonic() - start, peak_memory_gb(), sent)
+        sent = self._rewards.sent_bytes - sent
+        seconds, missed = time.monotonic() - start, self._rewards.deviations()
+        searched = SearchedChunk(shard, scores, found.cost, seconds, peak_memory_gb(), sent, missed)
         return table, self._reply(searched, events)
 
     @ray.method(num_returns=2)
@@ -125,7 +128,7 @@ class SearchActor:
         return table, self._reply(time.monotonic() - start, events)
 
     def _reply(self, result: Any, events: Events) -> Reply:
-        return Reply(result, self._process.now(), self._halvings, events)
+        return Reply(result, self._process.now(), self._halvings, (*events, *self._rewards.events()))
 
     def _work(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
         """What `work` finds with the policy that the chunk names; less at once where memory does not suffice. Evidence

@@ -204,6 +204,14 @@ def test_right_input_passes(folder: Path, overrides: list[str]) -> None:
             ["reward={kind: user_rewards_a:Smooth}"],
             "reward.kind = user_rewards_a:Smooth: wants = 'uint8' and differentiable = True: pixels have no gradient",
         ),
+        (
+            ["reward={kind: brightness, where: search, python: /usr/bin/python3}"],
+            "reward.python = /usr/bin/python3: it runs in the search workers (reward.where); allowed: none",
+        ),
+        (
+            ["reward={kind: brightness, where: search, role: {pip: [timm]}}"],
+            "reward.role: an environment of its own, and reward.where = search; allowed: one of them",
+        ),
         (["reward={kind: 'user_rewards_a:'}"], "reward.kind = user_rewards_a:: allowed: module.path:Name"),
         (["evaluate.features=pixel"], "evaluate.features = pixel: unknown features; did you mean pixels?"),
         (
