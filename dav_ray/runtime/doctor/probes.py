@@ -169,7 +169,7 @@ def _ask(spec: RewardSpec, node: Node, samples: Any, conditions: Any, grad: bool
     options.pop("label_selector", None)  # the node has the labels
     there = NodeAffinitySchedulingStrategy(node.id, soft=False)
     built = spec.kind, dict(spec.args), spec.role.threads, spec.role.most, spec.modules
-    actor = ray.remote(RewardActor).options(**options, scheduling_strategy=there).remote(*built)
+    actor: Any = ray.remote(RewardActor).options(**options, scheduling_strategy=there).remote(*built)
     try:
         ray.get(actor.__ray_ready__.remote(), timeout=min(START_S, spec.role.start_timeout_s))
         asked = [actor.facts.remote(), actor.reproduce.remote(samples, conditions, grad)]

@@ -21,7 +21,6 @@ RECORDS = {
     "reward/std": "Reward of the round's accepted samples, standard deviation.",
     "search/ess": "Effective number of candidates per step.",
     "search/nfe_per_sample": "Network evaluations per accepted sample.",
-    "search/reward_bytes_per_sample": "Bytes of samples sent to rewards, per accepted sample.",
     "search/samples_per_s": "Accepted samples per second of search.",
     "mstep/nll": "Negative log-likelihood per trajectory, in nats.",
     "mstep/kl": "KL to the pretrained model per trajectory, in nats.",
