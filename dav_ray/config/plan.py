@@ -222,8 +222,8 @@ def _needs(config: Config) -> tuple[RoleNeed, ...]:
 
 def _reward_needs(config: Config) -> list[RoleNeed]:
     """One for all rewards that run alike, one for each that has a role of its own."""
-    alike = [reward for reward in config.reward if reward.role is None]
+    alike = [reward for reward in config.pooled if reward.role is None]
     shared = config.roles.reward
     common = [RoleNeed("reward", shared.replicas * len(alike), shared)] if alike else []
-    own = [(reward.label, config.reward_role(reward)) for reward in config.reward if reward.role is not None]
+    own = [(reward.label, config.reward_role(reward)) for reward in config.pooled if reward.role is not None]
     return common + [RoleNeed(f"reward {label}", role.replicas, role) for label, role in own]

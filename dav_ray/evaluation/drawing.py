@@ -91,7 +91,7 @@ def _built(reward: Reward, device: str) -> tuple[Any, str]:
 
 def _scorer(config: Config, rewards: Built) -> Scorer:
     """The weighted sum; of no rewards it is 0."""
-    from dav_ray.rewards.base import Calls, Scorer
+    from dav_ray.rewards.base import Calls, Scorer, all_pixels
 
     roles = [config.reward_role(reward) for reward in config.reward]
     called = [Calls(reward, role.most, role.retry_s) for (_, reward), role in zip(rewards, roles, strict=False)]
@@ -100,7 +100,8 @@ def _scorer(config: Config, rewards: Built) -> Scorer:
         return [one(samples, conditions, grad) for one in called]
 
     weights = [reward.weight for reward in config.reward][: len(rewards)]
-    return Scorer([label for label, _ in rewards], weights, call)
+    pixels = all_pixels(reward for _, reward in rewards)
+    return Scorer([label for label, _ in rewards], weights, call, pixels=pixels)
 
 
 def _judges(config: Config, heldout: Built) -> Judges:

@@ -9,7 +9,7 @@ import dataclasses
 import random
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -19,6 +19,8 @@ import numpy as np
 from dav_ray.errors import DataError, RewardError, RunError
 from dav_ray.rewards.faults.causes import Fault, fault_of, retry_after
 from dav_ray.rewards.faults.patience import Patience
+from dav_ray.rewards.samples.host import NotFinite, to_host
+from dav_ray.rewards.samples.pixels import are_images, as_wanted, wants_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,14 +30,16 @@ TRACE = 8000  # characters of a traceback that are kept, the last ones
 
 
 class Reward(Protocol):
-    """Higher is better. `differentiable`: r may be differentiated with respect to `samples` by autograd."""
+    """Higher is better. `differentiable`: r may be differentiated with respect to `samples` by autograd. A class may
+    have more to say: `wants` (`samples.pixels`), `by_row` (`Calls` of any size give the same bits), `precision`
+    (`golden.precision_of`)."""
 
     differentiable: bool
 
     def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
-        """samples: images [B, 3, H, W] float32 in [0, 1], or token ids [B, L] int64 (one-hot [B, L, V] float32 where a
-        gradient is asked); conditions: B prompts -> [B]. Each value depends on its own sample alone, so that gradients
-        are per sample."""
+        """samples: images [B, 3, H, W] float32 in [0, 1] (uint8 if it wants that), or token ids [B, L] int64 (one-hot
+        [B, L, V] float32 where a gradient is asked); conditions: B prompts -> [B]. Each value depends on its own sample
+        alone, so that gradients are per sample."""
         ...
 
 
@@ -71,7 +75,7 @@ def evaluate(reward: Reward, samples: np.ndarray, conditions: Sequence[str], gra
         batch = torch.from_numpy(np.array(samples))  # a writable copy: arrays from the object store are read-only
         if not grad:
             with torch.no_grad():
-                return _numbers(reward(batch, conditions))
+                return _numbers(reward(as_wanted(batch, wants_of(reward)), conditions))
         with torch.enable_grad():
             batch.requires_grad_()
             values = reward(batch, conditions)
@@ -199,11 +203,20 @@ Call = Callable[[np.ndarray, Sequence[str], bool], list[Scored]]
 class Scorer:
     """The weighted sum of one or several rewards, checked: what a search strategy calls.
 
-    call(samples, conditions, grad) -> one `Scored` per reward, in the order of `names`; local or remote.
+    call(samples, conditions, grad) -> one `Scored` per reward, in the order of `names`; local or remote. pixels():
+    whether all of them want images as uint8, which is what they are sent then.
     """
 
-    def __init__(self, names: Sequence[str], weights: Sequence[float], call: Call, chunk: str = "") -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        weights: Sequence[float],
+        call: Call,
+        chunk: str = "",
+        pixels: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._names, self._weights, self._call, self._chunk = tuple(names), tuple(weights), call, chunk
+        self._pixels = pixels
 
     def of(self, chunk: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext) -> Scorer:
         """The same rewards; errors name this chunk, answers are awaited in the context `waiting`."""
@@ -212,7 +225,7 @@ class Scorer:
             with waiting():
                 return self._call(samples, conditions, grad)
 
-        return Scorer(self._names, self._weights, call, chunk)
+        return Scorer(self._names, self._weights, call, chunk, self._pixels)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -234,15 +247,7 @@ class Scorer:
     def _sum(self, samples: Tensor, conditions: Sequence[str], grad: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         import torch
 
-        held = samples.detach().cpu()
-        array, names = (held.float() if held.is_floating_point() else held).numpy(), self._names
-        if not bool(torch.isfinite(held).all()):
-            # a NaN pixel would be cast to black, the smallest JPEG there is
-            rows = (~torch.isfinite(held).flatten(1).all(1)).nonzero()[:, 0].tolist()
-            words = f"the model gave a sample that is not finite in chunk {self._chunk}"
-            error = DataError("search", words, "sample", rows)
-            error.evidence = Asked(array, conditions, (), ())
-            raise error
+        array, names = self._sent(samples, conditions, grad), self._names
         answers = self._call(array, conditions, grad)
         asked = Asked(array, conditions, names, answers)
         total, slope = np.zeros(len(conditions)), np.zeros(samples.shape, np.float32) if grad else None
@@ -260,6 +265,16 @@ class Scorer:
             raise _fault(asked, " + ".join(names), self._chunk, "a sum that is no number", "sum", bad)
         return torch.from_numpy(total), torch.from_numpy(each), None if slope is None else torch.from_numpy(slope)
 
+    def _sent(self, samples: Tensor, conditions: Sequence[str], grad: bool) -> np.ndarray:
+        """What rewards are shown. DataError where a sample is not finite."""
+        try:
+            return to_host(samples, pixels=not grad and are_images(samples) and self._pixels())
+        except NotFinite as found:
+            words = f"the model gave a sample that is not finite in chunk {self._chunk}"
+            error = DataError("search", words, "sample", found.rows)
+            error.evidence = Asked(to_host(samples, pixels=False, checked=False), conditions, (), ())
+            raise error from None
+
 
 def local_scorer(rewards: Sequence[tuple[str, float, Any]]) -> Scorer:
     """A scorer whose rewards (name, weight, object) live in this process."""
@@ -267,7 +282,13 @@ def local_scorer(rewards: Sequence[tuple[str, float, Any]]) -> Scorer:
     def call(samples: np.ndarray, conditions: Sequence[str], grad: bool) -> list[Scored]:
         return [evaluate(reward, samples, conditions, grad) for _, _, reward in rewards]
 
-    return Scorer([r[0] for r in rewards], [r[1] for r in rewards], call)
+    return Scorer([r[0] for r in rewards], [r[1] for r in rewards], call, pixels=all_pixels(r[2] for r in rewards))
+
+
+def all_pixels(rewards: Iterable[Any]) -> Callable[[], bool]:
+    """Whether rewards in this process all want images as uint8."""
+    answer = {wants_of(reward) for reward in rewards} == {"uint8"}
+    return lambda: answer
 
 
 def _numbers(values: Any) -> Scored:

@@ -42,6 +42,8 @@ class SearchedChunk:
     cost: Cost
     spent: Spent
     memory_gb: float  # most GPU memory of the worker so far; 0 without a GPU
+    reward_bytes: int = 0  # of samples that were sent to rewards
+    deviations: Mapping[str, float] = field(default_factory=dict)  # of golden scores, by reward, in the worker
 
 
 @dataclass(frozen=True)

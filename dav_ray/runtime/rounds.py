@@ -78,10 +78,13 @@ class Rounds:
         if streams:
             self._job.open(round)
             self._job.stream(accepted)
-        cost, memory_gb, ledger = Cost(), 0.0, Ledger()
+        cost, memory_gb, sent, ledger = Cost(), 0.0, 0, Ledger()
+        missed: dict[str, float] = {}
 
         def commit(chunk: Chunk, table: Any, found: SearchedChunk) -> None:
-            nonlocal cost, memory_gb
+            nonlocal cost, memory_gb, sent
+            sent += found.reward_bytes
+            missed.update({name: max(gap, missed.get(name, 0.0)) for name, gap in found.deviations.items()})
             memory_gb = max(memory_gb, found.memory_gb)
             accepted[chunk.index] = self._commit(chunk, table, found)
             cost = cost + found.cost
@@ -103,6 +106,8 @@ class Rounds:
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
         values = search_metrics(self._in_order(round), cost, seconds, searched)
         values |= self._busy_shares(busy, seconds) | ledger.metrics() | self._fleet.deviations()
+        values |= {f"golden/deviation/{name}": gap for name, gap in missed.items()}
+        values["search/reward_bytes_per_sample"] = sent / max(searched, 1)
         if memory_gb:
             values["memory/search_gb"] = memory_gb
         most = alternatives(self._config.search, [c for chunk in chunks for c in chunk.conditions])

@@ -55,6 +55,7 @@ class Asking:
     def __init__(self, reward: Any) -> None:
         self._reward = reward
         self.differentiable = bool(getattr(reward, "differentiable", False))
+        self.wants = getattr(reward, "wants", "float32")
         self._kind = ""
 
     def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:

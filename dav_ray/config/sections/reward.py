@@ -18,6 +18,12 @@ class Reward(Section):
     weight: float = Field(default=1.0, description="factor in the weighted sum of several rewards")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward's constructor")
     origin: str | None = Field(default=None, description="what its files are; shown in the message when one is missing")
+    where: Literal["pool", "search"] = Field(
+        default="pool",
+        description="pool: in actors of its own (roles.reward); search: in each search worker, in a thread beside the "
+        "model, so that no samples are sent; on its GPU if the reward's role has gpus, which are not counted then",
+        exclude_if=lambda value: value == "pool",
+    )
     python: str | None = Field(
         default=None,
         description="interpreter of the reward's own environment, on the node where it runs (same Python and ray)",

@@ -63,7 +63,7 @@ def ask_nodes(pool: Pool, timeout_s: float = ANSWER_S) -> tuple[dict[str, Instal
 
 def environments(config: Config, pool: Pool, timeout_s: float = START_S) -> Iterator[Finding]:
     """Start each environment that is not the driver's, one after the other, on a node of its role."""
-    for reward in config.reward:
+    for reward in config.pooled:
         role = config.reward_role(reward)
         if reward.python or own_environment(role):
             yield _try(f"reward {reward.label}", role, pool, timeout_s, reward)
@@ -115,7 +115,9 @@ def same_scores(config: Config, pool: Pool) -> Iterator[Finding]:
     for reward in config.reward:
         subject, role = f"reward {reward.label}'s golden scores", config.reward_role(reward)
         kinds = _kinds(role, pool)
-        if reward.golden_check == "off":
+        if reward.where == "search":
+            yield Finding(subject, "not asked: it runs in the search workers, each of which is asked before it serves")
+        elif reward.golden_check == "off":
             yield Finding(subject, "not asked: golden_check is off")
         elif not kinds:
             yield Finding(subject, "not asked: no node is up that could hold it")
@@ -167,7 +169,7 @@ def _ask(spec: RewardSpec, node: Node, samples: Any, conditions: Any, grad: bool
     options.pop("label_selector", None)  # the node has the labels
     there = NodeAffinitySchedulingStrategy(node.id, soft=False)
     built = spec.kind, dict(spec.args), spec.role.threads, spec.role.most, spec.modules
-    actor = ray.remote(RewardActor).options(**options, scheduling_strategy=there).remote(*built)
+    actor: Any = ray.remote(RewardActor).options(**options, scheduling_strategy=there).remote(*built)
     try:
         ray.get(actor.__ray_ready__.remote(), timeout=min(START_S, spec.role.start_timeout_s))
         asked = [actor.facts.remote(), actor.reproduce.remote(samples, conditions, grad)]

@@ -6,15 +6,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dav_ray.errors import UserError
 from dav_ray.rewards.base import Scored
 from dav_ray.rewards.golden import (
     Golden,
     allowed,
     coarsest,
+    decode,
     deviation,
     difference,
     encode,
@@ -93,3 +96,14 @@ def judge(spec: RewardSpec, golden: Golden, facts: Facts, scored: Scored) -> Ver
     told = usable(scored.values, len(golden.values))  # numbers, if others
     gap = deviation(golden, np.asarray(scored.values)) if told else float("inf")
     return Verdict(told and spec.golden_check == "warn", fields, words, gap)
+
+
+def known_golden(spec: RewardSpec, storage: Storage) -> Golden | None:
+    """The user's, or those of the run so far. UserError if they can't be read."""
+    path = spec.golden or golden_path(spec.label)
+    try:
+        if spec.golden is not None:
+            return decode(Path(spec.golden).read_bytes())
+        return decode(storage.read(path)) if storage.exists(path) else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: holds no golden scores ({error}); allowed: golden/NAME.npz of a run") from error

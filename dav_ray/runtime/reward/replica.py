@@ -5,7 +5,9 @@ This file imports the standard library, numpy and ray only, so that a reward can
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ import ray
 from ray import exceptions
 
 POLL_S = 0.5
+ASK_S = 10.0  # longest wait for what rewards want
 INLINE_BYTES = 50_000  # samples up to this size travel inside the call; Ray takes 100 kB
 PIECE_BYTES = 16_000_000  # larger samples travel in pieces of about this size, of which a replica fetches its own
 
@@ -23,12 +26,13 @@ PIECE_BYTES = 16_000_000  # larger samples travel in pieces of about this size, 
 class Facts:
     """What a replica says of itself. hardware: "cpu", or the GPU's type as Ray names it, or "gpu" where Ray knows none;
     worker: the process, by Ray's id; precision: the coarsest type of number that it computes with; by_row: a value is
-    the same to the last bit however many samples are scored in one call."""
+    the same to the last bit however many samples are scored in one call; wants: `rewards.samples.pixels`."""
 
     hardware: str = ""
     worker: str = ""
     precision: str = ""
     by_row: bool = False
+    wants: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +73,11 @@ class RewardActor:
 
     def facts(self) -> Facts:
         from dav_ray.rewards.golden import precision_of
+        from dav_ray.rewards.samples.pixels import wants_of
 
         reward, process = self._calls.reward, ray.get_runtime_context().get_worker_id()
-        return Facts(_hardware(), process, precision_of(reward), getattr(reward, "by_row", False) is True)
+        by_row = getattr(reward, "by_row", False) is True
+        return Facts(hardware_here(), process, precision_of(reward), by_row, wants_of(reward))
 
     def ping(self) -> None:
         """That it answers."""
@@ -139,6 +145,17 @@ class FleetClient:
     def __init__(self, fleet: str, namespace: str, timeout_s: float) -> None:
         self._fleet, self._namespace, self._timeout_s = fleet, namespace, timeout_s
         self._handle: Any = None
+        self._pixels: bool | None = None
+        self._lock = threading.Lock()
+        self.sent_bytes = 0  # of samples, to each of the rewards
+
+    def pixels(self) -> bool:
+        """Whether all rewards want images as uint8; no, until each has a replica that says so."""
+        if self._pixels is None:
+            with contextlib.suppress(exceptions.RayError):
+                wants = ray.get(self._actor().wants.remote(), timeout=ASK_S)
+                self._pixels = None if None in wants else set(wants) == {"uint8"}
+        return bool(self._pixels)
 
     def __call__(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> list[Any]:
         """One `Scored` per reward. Raises the RunError that the fleet gives as its answer, RewardTimeout in the end."""
@@ -153,6 +170,8 @@ class FleetClient:
                 if isinstance(reply, DavRayError):
                     raise reply
                 if reply is not None:
+                    with self._lock:  # parts of a chunk ask from threads of their own
+                        self.sent_bytes += samples.nbytes * len(reply)
                     return reply
                 held = _pieces(samples)  # they were lost
             except exceptions.GetTimeoutError:
@@ -167,9 +186,7 @@ class FleetClient:
         self, held: list[Any], num: int, alike: tuple[Any, ...], conditions: list[str], grad: bool, deadline: float
     ) -> Any:
         """One Scored per reward, a DavRayError, or None where the samples were lost."""
-        if self._handle is None:
-            self._handle = _actor(self._fleet, self._namespace)
-        answer = self._handle.score.remote(held, num, alike, conditions, grad)
+        answer = self._actor().score.remote(held, num, alike, conditions, grad)
         reply = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
         if not grad or not isinstance(reply, list):
             return reply
@@ -177,6 +194,11 @@ class FleetClient:
             scored if scored.error is not None else dataclasses.replace(scored, grads=_gathered(refs, deadline))
             for scored, refs in reply
         ]
+
+    def _actor(self) -> Any:
+        if self._handle is None:
+            self._handle = _actor(self._fleet, self._namespace)
+        return self._handle
 
 
 def _actor(name: str, namespace: str) -> Any:
@@ -211,7 +233,8 @@ def _fetch(spans: Sequence[tuple[Any, int, int]]) -> np.ndarray | None:
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _hardware() -> str:
+def hardware_here() -> str:
+    """As `Facts` has it."""
     if not ray.get_gpu_ids():
         return "cpu"
     here = ray.get_runtime_context().get_node_id()

@@ -55,6 +55,7 @@ class Crew:
     def __init__(self, spec: RewardSpec, run_dir: str, storage: Storage, golden: Golden | None, tell: Tell) -> None:
         self.spec, self.pool = spec, Pool(spec.role, time.monotonic(), spec.linger_s)
         self.failure: DavRayError | None = None
+        self.wants: str | None = None  # how it wants images, once a replica stood
         self._run_dir, self._tell = run_dir, tell
         self._golden = GoldenScores(spec, storage, golden)
         self._answers = Answers(spec.label, spec.role.retry_s, self._event)
@@ -131,6 +132,7 @@ class Crew:
             if name in self._replicas:
                 self._not_up(name, error)
             return
+        self.wants = mine.facts.wants
         if mine.facts.by_row:
             self.pool.queue.unit = ANYWHERE
         self._tell("actor_placed", role="reward", name=name, node=mine.node)
