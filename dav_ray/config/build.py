@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
@@ -36,8 +34,10 @@ def for_search(config: Config, *, device: str = "cpu") -> Diffusion:
 
     diffusion = build(config, device=device, autocast=config.search.precision)
     diffusion.graphs.limit = config.search.gradient_batch or diffusion.graphs.limit
+    if config.search.merge == "on" or (config.search.merge == "auto" and device == "cuda"):
+        diffusion.merge()
     if config.search.compile:
-        diffusion.parallelise(torch.compile)
+        diffusion.compile()
     return diffusion
 
 
