@@ -120,6 +120,10 @@ class RewardTimeout(RunError, TimeoutError):
     """A reward gave no answer in the time that its role has."""
 
 
+class Stopped(DavRayError):
+    """Nobody wants what was being searched any more: another worker has found it."""
+
+
 class StaleEpoch(RunError):
     """A newer driver has taken this run over; what this one wanted to write was refused."""
 

@@ -86,8 +86,8 @@ def fold(module: nn.Module, whole: nn.Module) -> None:
     """Give the module of `folded` the adapters that the first has now: weight + scale B A, added in float32."""
     for name, layer in _named(module):
         (adapter,) = layer.active_adapters
-        weight = layer.get_base_layer().weight
-        whole.get_submodule(name).weight.copy_(weight.float() + layer.get_delta_weight(adapter).float())
+        weight, plain = layer.get_base_layer().weight, whole.get_submodule(name)
+        plain.get_parameter("weight").copy_(weight.float() + layer.get_delta_weight(adapter).float())
 
 
 def _named(module: nn.Module) -> list:
