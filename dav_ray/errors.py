@@ -134,6 +134,10 @@ class Transient(Exception):
         return type(self), (self.words, self.retry_after_s)
 
 
+class Stopped(DavRayError):
+    """Nobody wants what was being searched any more: another worker has found it."""
+
+
 class StaleEpoch(RunError):
     """A newer driver has taken this run over; what this one wanted to write was refused."""
 

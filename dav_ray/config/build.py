@@ -36,8 +36,10 @@ def for_search(config: Config, *, device: str = "cpu") -> Diffusion:
 
     diffusion = build(config, device=device, autocast=config.search.precision)
     diffusion.graphs.limit = config.search.gradient_batch or diffusion.graphs.limit
+    if config.search.merge == "on" or (config.search.merge == "auto" and device == "cuda"):
+        diffusion.merge()
     if config.search.compile:
-        diffusion.parallelise(torch.compile)
+        diffusion.compile()
     return diffusion
 
 

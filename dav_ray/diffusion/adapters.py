@@ -68,7 +68,33 @@ def merged(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in plain.items()}
 
 
-def _adapted(module: nn.Module) -> list:
+def folded(module: nn.Module) -> nn.Module:
+    """A second module of plain layers, in whose weights `fold` puts the adapters. All other weights are the same
+    tensors."""
+    memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    whole = copy.deepcopy(module, memo)
+    for name, layer in _named(module):
+        plain = copy.deepcopy(layer.get_base_layer()).requires_grad_(False)
+        parent, _, own = name.rpartition(".")
+        setattr(whole.get_submodule(parent), own, plain)
+    fold(module, whole)
+    return whole
+
+
+@torch.no_grad()
+def fold(module: nn.Module, whole: nn.Module) -> None:
+    """Give the module of `folded` the adapters that the first has now: weight + scale B A, added in float32."""
+    for name, layer in _named(module):
+        (adapter,) = layer.active_adapters
+        weight, plain = layer.get_base_layer().weight, whole.get_submodule(name)
+        plain.get_parameter("weight").copy_(weight.float() + layer.get_delta_weight(adapter).float())
+
+
+def _named(module: nn.Module) -> list:
     from peft.tuners.lora import LoraLayer
 
-    return [part for part in module.modules() if isinstance(part, LoraLayer)]
+    return [(name, part) for name, part in module.named_modules() if isinstance(part, LoraLayer)]
+
+
+def _adapted(module: nn.Module) -> list:
+    return [part for _, part in _named(module)]

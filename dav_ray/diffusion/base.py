@@ -166,6 +166,14 @@ class Diffusion(Protocol):
         where the network can't."""
         ...
 
+    def merge(self) -> None:
+        """From now on predict by a network in whose weights the adapters are: quicker, and not trained any more."""
+        ...
+
+    def compile(self) -> None:
+        """Compile what searches call most."""
+        ...
+
     def write_policy(self, folder: Path) -> None:
         """The policy as users load it, in a folder of its own. The same weights give the same bytes."""
         ...

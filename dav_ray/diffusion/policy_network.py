@@ -39,6 +39,7 @@ class PolicyNetwork(ABC):
         self.graphs = Room(sys.maxsize, name="gradient")
         self._network = network
         self._policy: Any = network  # what is called with gradients: the network, or its DDP wrapper
+        self._folded: Any = None  # the network with its adapters in its weights, for predictions alone
         self._frozen: Any = None  # a copy of the pretrained network, for full weights only
         self._device, self._autocast = torch.device(device), DTYPES[autocast]
 
@@ -67,7 +68,7 @@ class PolicyNetwork(ABC):
 
     def parallelise(self, wrap: Callable[[Any], Any]) -> Any:
         """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
-        self._policy = wrap(self._network)
+        self._policy = wrap(self._network if self._folded is None else self._folded)
         return self._policy
 
     def checkpoint(self) -> None:
@@ -77,6 +78,16 @@ class PolicyNetwork(ABC):
         if enable is None:
             raise ValueError(f"{type(self._network).__name__} has no enable_gradient_checkpointing")
         enable()
+
+    def merge(self) -> None:
+        """From now on predict by a network in whose weights the adapters are, which is quicker and rounds differently.
+        For a model that is not trained; nothing happens where the policy has no adapters."""
+        if self.adapted:
+            self._policy = self._folded = adapters.folded(self._network).eval()
+
+    def compile(self) -> None:
+        """Compile what searches call most; the first calls take minutes."""
+        self.parallelise(torch.compile)
 
     # -- its parameters -------------------------------------------------------------------------------------------
 
@@ -96,6 +107,12 @@ class PolicyNetwork(ABC):
             for name, parameter in self._network.named_parameters():
                 if parameter.requires_grad:
                     parameter.copy_(state[name])
+        self._merge_again()
+
+    def _merge_again(self) -> None:
+        """The policy has other adapters now."""
+        if self._folded is not None:
+            adapters.fold(self._network, self._folded)
 
     def write_policy(self, folder: Path) -> None:
         """The trained parameters by name, in one safetensors file."""

@@ -20,15 +20,19 @@ from dav_ray.types import EvaluationChunk
 if TYPE_CHECKING:
     from torch import Tensor
 
+COARSE = 64  # an evaluation of large images is otherwise megabytes a sample, through the driver's node
+
 
 class Images:
-    """features: auto or pixels, digits, or module.path:Name, as in evaluate.features."""
+    """features: auto (`coarse`), pixels, digits, or module.path:Name, as in evaluate.features."""
 
     def __init__(self, features: str) -> None:
         self._features = features
 
     def features(self) -> Features:
-        if self._features in ("auto", "pixels"):
+        if self._features == "auto":
+            return coarse
+        if self._features == "pixels":
             return lambda images: images.flatten(1)
         if self._features == "digits":
             from dav_ray.rewards.digits import DigitReader
@@ -69,6 +73,20 @@ class Images:
         frame.insert(0, "file", files)
         frame.to_csv(place / "samples.csv", index=False)
         return f"{len(files)} samples and samples.csv in {place}"
+
+
+def coarse(images: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] -> [B, D]: of images with a side of more than COARSE pixels, the mean colours of the blocks
+    into which these are cut, at most COARSE along a side. Distances are those of images whose blocks have their mean
+    colour, at full size."""
+    from torch.nn.functional import adaptive_avg_pool2d
+
+    height, width = images.shape[-2:]
+    small = min(height, COARSE), min(width, COARSE)
+    if small == (height, width):
+        return images.flatten(1)
+    scale = (height * width / (small[0] * small[1])) ** 0.5
+    return scale * adaptive_avg_pool2d(images.float(), small).flatten(1)
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from dav_ray.run_dir import shards
 from dav_ray.run_dir.manifest import ManifestStore, Shard, ShardLost
 from dav_ray.run_dir.reward_columns import PREFIX, accepted_means, shown, with_columns
 from dav_ray.run_dir.storage.uri import open_storage
-from dav_ray.runtime.spent import Spent
+from dav_ray.runtime.spent import Ledger, Spent
 from dav_ray.search.weighting.weights import log_z, normalise
 from dav_ray.types import Cost
 
@@ -61,6 +61,43 @@ class Accepted:
     @property
     def trajectories(self) -> Sequence[int]:
         return self.scores.trajectories
+
+
+@dataclass
+class Tally:
+    """What is kept of searched chunks as they come. rewards, rows: the sum, and of how many, those of before a restart
+    too."""
+
+    rewards: float
+    rows: int
+    cost: Cost = Cost()
+    memory_gb: float = 0.0
+    ledger: Ledger = field(default_factory=Ledger)
+    reward_bytes: int = 0
+    deviations: dict[str, float] = field(default_factory=dict)  # of golden scores, the largest by reward
+
+    @classmethod
+    def of(cls, accepted: Iterable[Accepted]) -> Tally:
+        """Chunks that were accepted before."""
+        scores = [found.scores.rewards for found in accepted]
+        return cls(sum(map(sum, scores)), sum(map(len, scores)))
+
+    def add(self, found: SearchedChunk) -> None:
+        self.rewards, self.rows = self.rewards + sum(found.scores.rewards), self.rows + len(found.scores.rewards)
+        self.cost, self.memory_gb = self.cost + found.cost, max(self.memory_gb, found.memory_gb)
+        self.ledger.add(found.spent)
+        self.reward_bytes += found.reward_bytes
+        for name, gap in found.deviations.items():
+            self.deviations[name] = max(gap, self.deviations.get(name, 0.0))
+
+    def of_rewards(self, searched: int) -> dict[str, float]:
+        """Metrics; searched: accepted samples."""
+        golden = {f"golden/deviation/{name}": gap for name, gap in self.deviations.items()}
+        return {"search/reward_bytes_per_sample": self.reward_bytes / max(searched, 1), **golden}
+
+    @property
+    def mean(self) -> float | None:
+        return self.rewards / self.rows if self.rows else None
 
 
 def load_shard(uri: str, shard: Shard, rewards: Sequence[str] = ()) -> tuple[pa.Table | None, ChunkScores | ShardLost]:

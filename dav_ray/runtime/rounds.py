@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,18 +22,17 @@ from dav_ray.run_dir.manifest import ManifestStore, Shard, ShardLost
 from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.runtime import measured_alpha
-from dav_ray.runtime.accepted import Accepted, SearchedChunk, load_shard, search_metrics
+from dav_ray.runtime.accepted import Accepted, Tally, load_shard, search_metrics
 from dav_ray.runtime.cluster.failures import unwrap
 from dav_ray.runtime.cluster.nodes import Nodes
 from dav_ray.runtime.initial_policy import initial_name
 from dav_ray.runtime.reward.fleet import FleetView
-from dav_ray.runtime.search.dispatch import Dispatcher
+from dav_ray.runtime.search.dispatch import Dispatcher, Done
 from dav_ray.runtime.session import Session
-from dav_ray.runtime.spent import Ledger
 from dav_ray.runtime.train.job import TrainJob
 from dav_ray.runtime.watch.choice_hints import ChoiceHints, alternatives
 from dav_ray.runtime.watch.progress import Progress
-from dav_ray.types import Chunk, Cost
+from dav_ray.types import Chunk
 
 READ_S = 1200.0  # longest wait for shards to be read back
 
@@ -78,24 +78,17 @@ class Rounds:
         if streams:
             self._job.open(round)
             self._job.stream(accepted)
-        cost, memory_gb, sent, ledger = Cost(), 0.0, 0, Ledger()
-        missed: dict[str, float] = {}
+        tally = Tally.of(accepted.values())
 
-        def commit(chunk: Chunk, table: Any, found: SearchedChunk) -> None:
-            nonlocal cost, memory_gb, sent
-            sent += found.reward_bytes
-            missed.update({name: max(gap, missed.get(name, 0.0)) for name, gap in found.deviations.items()})
-            memory_gb = max(memory_gb, found.memory_gb)
-            accepted[chunk.index] = self._commit(chunk, table, found)
-            cost = cost + found.cost
-            ledger.add(found.spent)
+        def commit(done: Sequence[Done]) -> None:
+            accepted.update(self._commit(done))
+            for _, _, found in done:
+                tally.add(found)
             if streams:
                 self._job.stream(accepted)
 
         def tick() -> None:
-            rewards = [r for found in accepted.values() for r in found.scores.rewards]
-            mean = sum(rewards) / len(rewards) if rewards else None
-            self._progress.update(round, f"search: chunk {len(accepted)}/{len(chunks)}", mean)
+            self._progress.update(round, f"search: chunk {len(accepted)}/{len(chunks)}", tally.mean)
             if ahead:
                 self._job.poll()
             self._watch()
@@ -104,12 +97,11 @@ class Rounds:
         self._idle_since = time.monotonic()
         self._fleet.flush()
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
-        values = search_metrics(self._in_order(round), cost, seconds, searched)
-        values |= self._busy_shares(busy, seconds) | ledger.metrics() | self._fleet.deviations()
-        values |= {f"golden/deviation/{name}": gap for name, gap in missed.items()}
-        values["search/reward_bytes_per_sample"] = sent / max(searched, 1)
-        if memory_gb:
-            values["memory/search_gb"] = memory_gb
+        values = search_metrics(self._in_order(round), tally.cost, seconds, searched)
+        values |= self._busy_shares(busy, seconds) | tally.ledger.metrics() | self._fleet.deviations()
+        values |= tally.of_rewards(searched)
+        if tally.memory_gb:
+            values["memory/search_gb"] = tally.memory_gb
         most = alternatives(self._config.search, [c for chunk in chunks for c in chunk.conditions])
         values |= {"search/ess_most": most, "search/alpha": self._alpha}
         self._log.metrics(round, "search", values)
@@ -120,21 +112,28 @@ class Rounds:
         """Whether the metrics of the round's search are written."""
         return round in self._searched or (round, "search") in read_metrics(self._storage)
 
-    def _commit(self, chunk: Chunk, table: Any, found: SearchedChunk) -> Accepted:
-        """The manifest names the shard: from here on the chunk is accepted."""
-        shard = found.shard
-        lost = self._lost.get(chunk.round, {}).pop(shard.chunk, None)
-        ahead = chunk.round > self._store.current.round
-        committed = self._store.commit([shard], ahead=ahead, lost=() if lost is None else (lost,))
-        named = next(s for s in committed if s.chunk == shard.chunk)
-        if named != shard:
-            raise RunError("storage", f"shard {named.path} is there, and its search now gives sha256 {shard.sha256}")
-        if lost is not None and lost != shard:  # by another kind of GPU or CPU, or another library
-            fields = {"chunk": shard.chunk, "lost": lost.sha256, "sha256": shard.sha256}
-            self._log.event("shard_replaced", round=chunk.round, **fields)
+    def _commit(self, done: Sequence[Done]) -> dict[int, Accepted]:
+        """The manifest names the shards, in one write: from here on the chunks are accepted. By index."""
+        at = done[0].item.round
+        lost = self._lost.get(at, {})
+        again = {d.result.shard.chunk: old for d in done if (old := lost.pop(d.result.shard.chunk, None)) is not None}
+        shards = [found.shard for _, _, found in done]
+        ahead = at > self._store.current.round
+        named = {s.chunk: s for s in self._store.commit(shards, ahead=ahead, lost=tuple(again.values()))}
         self._actors.ranks.ensure()
-        self._log.event("chunk_committed", round=chunk.round, chunk=shard.chunk, seconds=round(found.spent.seconds, 3))
-        return Accepted(table, shard, found.scores)
+        accepted: dict[int, Accepted] = {}
+        for chunk, table, found in done:
+            shard, old = found.shard, again.get(found.shard.chunk)
+            if named[shard.chunk] != shard:
+                path = named[shard.chunk].path
+                raise RunError("storage", f"shard {path} is there, and its search now gives sha256 {shard.sha256}")
+            if old is not None and old != shard:  # by another kind of GPU or CPU, or another library
+                fields = {"chunk": shard.chunk, "lost": old.sha256, "sha256": shard.sha256}
+                self._log.event("shard_replaced", round=at, **fields)
+            seconds = round(found.spent.seconds, 3)
+            self._log.event("chunk_committed", round=at, chunk=shard.chunk, seconds=seconds)
+            accepted[chunk.index] = Accepted(table, shard, found.scores)
+        return accepted
 
     def _chunks_of(self, round: int) -> dict[int, Accepted]:
         """The committed chunks of the open round or of the next one, by index; read back after a restart. Without those

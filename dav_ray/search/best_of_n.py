@@ -32,9 +32,9 @@ class BestOfN:
         best = torch.arange(batch) * self.num + rewards.argmax(dim=1)
         cost = diffusion.cost - before + Cost(reward=len(repeated))
         return Trajectories(
-            states[:, best],
+            states[:, best.to(states.device)],
             None,
-            samples[best],
+            samples[best.to(samples.device)],
             rewards.amax(dim=1),
             None,
             torch.ones(batch, dtype=torch.float64),

@@ -153,8 +153,15 @@ class Search(Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="autocast precision of the search's networks"
     )
+    merge: Literal["off", "on", "auto"] = Field(
+        default="off",
+        description="search workers predict with the adapters added into a second copy of the adapted layers' weights: "
+        "the same up to rounding, and quicker, most of all on a GPU; auto: on a GPU",
+        exclude_if=lambda value: value == "off",
+    )
     compile: bool = Field(
-        default=False, description="torch.compile the policy on search workers, which takes minutes at their start"
+        default=False,
+        description="torch.compile policy and decoder on search workers, which takes minutes at their start",
     )
     args: dict[str, Any] = Field(
         default_factory=dict,
@@ -193,11 +200,11 @@ class Search(Section):
             return value
         raise ValueError("unknown tempering")
 
-    @field_validator("warm_start", mode="before")
+    @field_validator("warm_start", "merge", mode="before")
     @classmethod
     def _off(cls, value: object) -> object:
-        """YAML reads the word as a truth value."""
-        return "off" if value is False else value
+        """YAML reads the words as truth values."""
+        return {False: "off", True: "on"}[value] if isinstance(value, bool) else value
 
     @field_validator("eta")
     @classmethod

@@ -9,16 +9,19 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
 
 from dav_ray.diffusion.base import Diffusion
+from dav_ray.errors import Stopped
 from dav_ray.types import Cost, Trajectories
 
 Part = TypeVar("Part")
 Found = TypeVar("Found")
+
+ASK_S = 0.5  # between two looks at whether the parts are to stop
 
 
 class Turns:
@@ -56,6 +59,10 @@ class Turns:
             self._diffusion.cost = spent
         self._check()
 
+    def abandon(self) -> None:
+        """Have every part end before its next turn, by Abandoned."""
+        self._failed = True
+
     def _take(self) -> None:
         self._lock.acquire()
         self._since = time.monotonic()
@@ -70,23 +77,33 @@ class Turns:
 
 
 class Abandoned(Exception):
-    """Another part failed."""
+    """Another part failed, or nobody wants this one any more."""
 
 
-def in_turns(turns: Turns, parts: Sequence[Part], work: Callable[[Part, Turns], Found]) -> list[Found]:
+def in_turns(
+    turns: Turns, parts: Sequence[Part], work: Callable[[Part, Turns], Found], stop: Callable[[], bool] = lambda: False
+) -> list[Found]:
     """work(part, turns) for every part, each in a thread of its own, which computes unless it says that it waits.
-    Raises what the first part raised that failed by itself."""
+    Raises what the first part raised that failed by itself; Stopped once stop() says so, which is asked now and then
+    and heard by each part when it next gives its turn away or takes it."""
 
     def one(part: Part) -> Found:
         with turns.computing():
             return work(part, turns)
 
+    stopped = False
     with ThreadPoolExecutor(len(parts), thread_name_prefix="search") as pool:
         started = [pool.submit(one, part) for part in parts]
+        while wait(started, timeout=ASK_S).not_done:
+            if not stopped and stop():
+                stopped = True
+                turns.abandon()
     failures = [error for each in started if (error := each.exception()) is not None]
     for error in failures:
         if not isinstance(error, Abandoned):
             raise error
+    if failures:
+        raise Stopped
     return [each.result() for each in started]
 
 

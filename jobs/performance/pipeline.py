@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dav_ray.run_dir.manifest import ManifestStore
 from dav_ray.run_dir.marker import write_marker
 from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.uri import open_storage
 from dav_ray.runtime.cluster.connect import connected
-from dav_ray.runtime.search.dispatch import Dispatcher
+from dav_ray.runtime.search.dispatch import Dispatcher, Done
 from dav_ray.runtime.session import session
 from dav_ray.types import Chunk
 from jobs.performance.workloads import Workload
@@ -35,8 +34,8 @@ class Pipeline:
         chunks = [replace(chunk, index=number) for number in numbers]
         self.committed += times
 
-        def commit(chunk: Chunk, _: Any, found: Any) -> None:
-            self.store.commit([found.shard])
+        def commit(done: Sequence[Done]) -> None:
+            self.store.commit([found.shard for _, _, found in done])
 
         start = time.perf_counter()
         self.dispatcher.run("search", chunks, commit)

@@ -22,6 +22,7 @@ from dav_ray.diffusion.masked.alphabet import Alphabet
 from dav_ray.diffusion.noise import Draws, PipelineNoise
 from dav_ray.diffusion.pipelines.ddim import GaussianKernel
 from dav_ray.diffusion.sampling import ancestral
+from dav_ray.evaluation.diversity import pairwise_distance
 from dav_ray.evaluation.images import Images
 from dav_ray.evaluation.measure import Judges, evaluation_chunks, measure, one_line, rise, summarise
 from dav_ray.evaluation.sequences import Sequences
@@ -264,3 +265,14 @@ def test_the_kl_is_measured_on_the_first_samples_or_not_at_all() -> None:
     assert split() == [((0, 1, 2), True), ((3, 4), False)] == split(num=5)
     assert split(num=2) == [((0, 1), True)]
     assert split(num=6, kl=False) == [((0, 1, 2, 3), False), ((4, 5), False)]
+
+
+def test_features_of_large_images_are_small_and_of_small_ones_their_pixels() -> None:
+    small = torch.rand(3, 3, 64, 32)
+    auto, raw = Images("auto").features(), Images("pixels").features()
+    assert torch.equal(auto(small), raw(small)) and auto(small).shape == (3, 3 * 64 * 32)
+    large = torch.rand(2, 3, 64, 64).repeat_interleave(8, 2).repeat_interleave(8, 3)  # blocks of one colour, 512 pixels
+    assert auto(large).shape == (2, 3 * 64 * 64) and raw(large).shape == (2, 3 * 512 * 512)
+    distance = [pairwise_distance(features(large).numpy()) for features in (auto, raw)]
+    assert distance[0] == pytest.approx(distance[1], rel=1e-5)
+    assert auto(torch.rand(1, 3, 65, 300)).shape == (1, 3 * 64 * 64)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dav_ray.diffusion.noise import KeyedNoise
-from dav_ray.errors import RewardError
+from dav_ray.errors import RewardError, Stopped
 from dav_ray.rewards.base import Scored, Scorer, evaluate
 from dav_ray.search.dav import Dav
 from dav_ray.search.smc import Smc
@@ -96,6 +96,27 @@ def test_time_in_which_nothing_is_computed_is_no_computing(num: int) -> None:
     assert turns.computed_s >= num * steps * pause
     waited = seconds - turns.computed_s
     assert waited >= 0.9 * steps * pause if num == 1 else waited <= stretched(3 * pause)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_a_search_that_nobody_wants_any_more_ends_within_a_step(num: int) -> None:
+    """Of 1000 steps; what the model has counted is what was computed."""
+    search, toy = Dav(2, 0.7, 0.9, False, 0.0), Slow(1000, 0.01)
+
+    def work(part: Chunk, turns: Turns) -> Trajectories:
+        noise = KeyedNoise(part.seed, part.round, part.trajectories)
+        return search(toy, remote(0.01).of("0", turns.waiting), part.conditions, noise)
+
+    began, asked = time.monotonic(), list[float]()
+
+    def stop() -> bool:
+        asked.append(time.monotonic())
+        return True
+
+    with pytest.raises(Stopped):
+        in_turns(Turns(toy), CHUNK.parts(num, together=False), work, stop)
+    assert len(asked) == 1 and asked[0] - began < stretched(1.5)
+    assert time.monotonic() - asked[0] < stretched(num * 0.2)
 
 
 def test_one_part_is_the_search_itself() -> None:

@@ -20,8 +20,8 @@ class Evaluate(Section):
     heldout: tuple[Reward, ...] = Field(default=(), description="measures that are never optimised")
     features: str = Field(
         default="auto",
-        description="features for diversity: auto (pixels of images, edit distance of sequences), pixels, digits, or "
-        "module.path:Name",
+        description="features for diversity: auto (pixels of images, of large ones in 64 x 64 blocks; edit distance of "
+        "sequences), pixels, digits, or module.path:Name",
     )
     reference: str | None = Field(
         default=None, description="sequences: a FASTA, CSV or Parquet file to compare k-mers with"

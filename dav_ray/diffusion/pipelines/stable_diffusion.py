@@ -102,6 +102,14 @@ class StableDiffusion(ContinuousStates, PolicyNetwork):
                 parameter.data = parameter.data.float()  # adapters stay in full precision beside half weights
         unet.to(self._device)
 
+    def compile(self) -> None:
+        """The UNet and the decoders, which have the larger part of the work; decoders in the channels-last format."""
+        super().compile()
+        for vae in (self._parts.vae, self._parts.draft_vae):
+            if vae is not None:
+                vae.to(memory_format=torch.channels_last)
+                vae.decoder = torch.compile(vae.decoder)
+
     def train_all_weights(self) -> None:
         super().train_all_weights()
         self._network.float()
@@ -126,6 +134,7 @@ class StableDiffusion(ContinuousStates, PolicyNetwork):
 
         if self.adapted:
             set_peft_model_state_dict(self._network, state)
+            self._merge_again()
         else:
             self._network.load_state_dict(state)
 

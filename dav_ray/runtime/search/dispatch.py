@@ -11,17 +11,17 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import ray
 from ray import exceptions
 
-from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
+from dav_ray.errors import DataError, DavRayError, DeviceError, RunError, Stopped
 from dav_ray.run_dir.records import RunLog
 from dav_ray.runtime.cluster.deadlines import not_in_time
 from dav_ray.runtime.cluster.draining import Drain, Drains
-from dav_ray.runtime.cluster.failures import classify
+from dav_ray.runtime.cluster.failures import classify, unwrap
 from dav_ray.runtime.interrupt import check
 from dav_ray.runtime.search.process import Reply
 from dav_ray.runtime.search.schedule import Exhausted, Schedule
@@ -44,6 +44,14 @@ class _Running:
     since: float
 
 
+class Done(NamedTuple):
+    """An item with its result. table: a reference to what the worker left in the object store."""
+
+    item: Any
+    table: Any
+    result: Any
+
+
 class Dispatcher:
     """Keeps the workers busy. A method call returns two results: a table, left in the object store, and a `Reply`."""
 
@@ -57,14 +65,13 @@ class Dispatcher:
         self,
         method: str,
         items: Sequence[Item],
-        on_result: Callable[[Item, Any, Any], None],
+        on_results: Callable[[Sequence[Done]], None],
         tick: Callable[[], None] = lambda: None,
         *,
         in_order: bool = False,
     ) -> None:
         """Calls `method` of some worker with every item; the workers are started first where there are none.
-        on_result(item, table reference, result) in order of arrival; in_order: their consumer waits for the first open
-        item.
+        on_results(all that have arrived since the last call); in_order: their consumer waits for the first open item.
 
         Raises what a data failure raised; RunError where no worker is left, or an item is lost or late too often.
         """
@@ -79,16 +86,23 @@ class Dispatcher:
             self._hand_out(schedule, running, method)
             self._log.live("chunks_outstanding", len(running))
             self._log.live("workers", self._team.present, role="search")
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S) if running else ([], [])
+            ready = _arrived(running)
             if not running:
                 time.sleep(WAIT_S)
-            for ref in ready:
-                self._collect(schedule, running.pop(ref), ref, on_result)
+            done, failure = self._collect_all(schedule, running, ready)
+            if failure is None and not schedule.finished:
+                self._hand_out(schedule, running, method)  # before what may take long
+            if done:
+                on_results(done)
+            if failure is not None:
+                raise failure
             self._check_deadlines(schedule, running)
             for name in self._team.watch():
                 self._draining.pop(name, None)
             tick()
         self._log.live("chunks_outstanding", 0)
+        for ref, entry in running.items():
+            self._stop(ref, entry)
         self._stale |= running
 
     def _hand_out(self, schedule: Schedule[Any], running: dict[Any, _Running], method: str) -> None:
@@ -111,6 +125,8 @@ class Dispatcher:
             entry = self._stale.pop(ref)
             try:
                 self._reply(entry, ref)
+            except _Stopped:
+                pass
             except _Lost as lost:
                 self._lose(entry, lost)
             except DavRayError as error:  # the item is done, by another worker
@@ -138,24 +154,49 @@ class Dispatcher:
             self._stale = {ref: entry for ref, entry in self._stale.items() if entry.worker != name}
             self._team.restart(name)
 
-    def _collect(self, schedule: Schedule[Any], entry: _Running, ref: Any, on_result: Callable[..., None]) -> None:
+    def _collect_all(
+        self, schedule: Schedule[Any], running: dict[Any, _Running], refs: Sequence[Any]
+    ) -> tuple[list[Done], DavRayError | None]:
+        """What these replies bring, and the first failure among them: what others did is kept all the same."""
+        done: list[Done] = []
+        failure: DavRayError | None = None
+        for ref in refs:
+            entry = running.pop(ref)
+            try:
+                found = self._collect(schedule, entry, ref)
+                for other, same in running.items():
+                    if found and same.item is entry.item:
+                        self._stop(other, same)
+                done += found
+            except DavRayError as error:
+                failure = failure or error
+        return done, failure
+
+    def _collect(self, schedule: Schedule[Any], entry: _Running, ref: Any) -> list[Done]:
+        """The item with its result; nothing where it has none, or had one before."""
         try:
             reply = self._reply(entry, ref)
+        except _Stopped:
+            schedule.lost(entry.worker, counts=False)
+            return []
         except _Lost as lost:
             memory = self._lose(entry, lost)
             leave = functools.partial(schedule.lost, counts=not memory)
             self._return(leave, entry, "requeued", f"its workers died, the last one of {lost}")
-            return
+            return []
         now = time.monotonic()
         self.busy_s += max(0.0, now - entry.since - reply.waited_s)
-        if schedule.complete(entry.worker, now):
-            on_result(entry.item, entry.table, reply.result)
+        return [Done(entry.item, entry.table, reply.result)] if schedule.complete(entry.worker, now) else []
 
     def _reply(self, entry: _Running, ref: Any) -> Reply:
-        """_Lost where the worker was; else what a data failure raised."""
+        """_Lost where the worker was, _Stopped where it was told to; else what a data failure raised."""
         try:
             reply: Reply = ray.get(ref, timeout=ANSWER_S)
+        except exceptions.TaskCancelledError as error:
+            raise _Stopped from error
         except exceptions.RayError as error:
+            if isinstance(unwrap(error), Stopped):
+                raise _Stopped from error
             fault, cause = classify(error)
             if fault != "data":
                 raise _Lost(cause) from error
@@ -164,6 +205,11 @@ class Dispatcher:
             raise _data_failure(entry, cause) from error
         self._team.answered(entry.worker, entry.item.name, reply)
         return reply
+
+    def _stop(self, ref: Any, entry: _Running) -> None:
+        """Tell a worker to end what another one has done. It asks for that about twice a second."""
+        ray.cancel(ref)
+        self._log.event("stopped", worker=entry.worker, item=entry.item.name)
 
     def _lose(self, entry: _Running, lost: _Lost) -> bool:
         """Whether the worker died for want of memory: it is to take less then."""
@@ -206,12 +252,13 @@ class Dispatcher:
         again."""
         tables: dict[int, pa.Table] = {}
 
-        def keep(chunk: EvaluationChunk, table: Any, _: Any) -> None:
-            try:
-                tables[chunk.index] = ray.get(table, timeout=FETCH_S)
-            except (exceptions.ObjectLostError, exceptions.GetTimeoutError) as error:
-                cause = type(error).__name__
-                self._log.event("tables_lost", round=chunk.round, item=chunk.name, cause=cause)
+        def keep(done: Sequence[Done]) -> None:
+            for chunk, table, _ in done:
+                try:
+                    tables[chunk.index] = ray.get(table, timeout=FETCH_S)
+                except (exceptions.ObjectLostError, exceptions.GetTimeoutError) as error:
+                    cause = type(error).__name__
+                    self._log.event("tables_lost", round=chunk.round, item=chunk.name, cause=cause)
 
         for _ in range(ATTEMPTS):
             missing = [chunk for chunk in chunks if chunk.index not in tables]
@@ -219,6 +266,20 @@ class Dispatcher:
             if len(tables) == len(chunks):
                 return pa.concat_tables([tables[index] for index in sorted(tables)])
         raise RunError("search", f"tables of {chunks[0].name} and others were lost {ATTEMPTS} times with their nodes")
+
+
+def _arrived(running: dict[Any, _Running]) -> list[Any]:
+    """All replies that are there, once there is one; none after a while without."""
+    if not running:
+        return []
+    refs = list(running)
+    if not ray.wait(refs, num_returns=1, timeout=WAIT_S)[0]:
+        return []
+    return ray.wait(refs, num_returns=len(refs), timeout=0)[0]
+
+
+class _Stopped(Exception):
+    """No result, as nobody wants it any more."""
 
 
 class _Lost(Exception):

@@ -246,7 +246,7 @@ class SearchActor:
         search, turns = self._spec.config.search, Turns(self._diffusion)
         parts = chunk.parts(search.parts, together=search.facts.together)
         with self._meter.all_but(turns):
-            return join(in_turns(turns, parts, self._find_part))
+            return join(in_turns(turns, parts, self._find_part, ray.get_runtime_context().is_canceled))
 
     def _find_part(self, chunk: Chunk, turns: Turns) -> Trajectories:
         from dav_ray.diffusion.noise import KeyedNoise

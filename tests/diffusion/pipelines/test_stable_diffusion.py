@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dav_ray.config.build import strategy
 from dav_ray.diffusion.noise import KeyedNoise, PipelineNoise
@@ -205,6 +205,41 @@ def test_memory_that_runs_out_in_the_decoder_leaves_the_network_its_batch(
     assert told == [("gradient", 1), ("decoder", 6)]
     assert model.rooms[0].limit == 128 and found[0].cost == found[1].cost
     torch.testing.assert_close(found[0].states, found[1].states, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_compiled_is_network_and_decoder(
+    adapted: StableDiffusion, draft: Callable[..., str], tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With adapters merged it is the merged network; decoders are in the channels-last format."""
+    called: list[str] = []
+
+    class Compiled(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *words: Any, **options: Any) -> Any:
+            called.append(type(self.module).__name__)
+            return self.module(*words, **options)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    parts = Parts.load(tiny_folder, draft_vae=draft())
+    model = StableDiffusion(parts, steps=T, guidance_scale=3.0, draft_above=0.5)
+    model.add_adapters(4, 4.0, TARGETS, seed=0)
+    model.merge()
+    model.compile()
+    x = torch.randn(3, 4, 4, 4)
+    with torch.no_grad():
+        found = model.predict(x, T, PROMPTS)
+        assert called == ["UNet2DConditionModel"] and not any(
+            "lora" in name for name, _ in model._policy.named_modules()
+        )
+        torch.testing.assert_close(found.x0_hat, adapted.predict(x, T, PROMPTS).x0_hat, atol=1e-4, rtol=1e-4)
+        images = model.decode(x, PROMPTS)
+        torch.testing.assert_close(images, adapted.decode(x, PROMPTS), atol=1e-5, rtol=1e-5)
+        model.decode(x, PROMPTS, T)
+    assert called == ["UNet2DConditionModel", "Decoder", "DecoderTiny"]
+    assert parts.vae.decoder.module.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_batch_and_micro_batch_change_nothing(build: Build) -> None:

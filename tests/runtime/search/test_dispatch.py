@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import pytest
 import ray
 
 from dav_ray.config.sections.roles import PoolRole
+from dav_ray.errors import RunError, Stopped
 from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.uri import open_storage
-from dav_ray.runtime.search.dispatch import Dispatcher
+from dav_ray.runtime.search.dispatch import Dispatcher, Done
 from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.runtime.search.workers import SearchTeam
 from tests.support.clusters import local_ray
@@ -94,7 +95,7 @@ class Round:
         limits: tuple[float, float] | None = None,
         renew: Callable[[str], Any] = never,
     ) -> None:
-        self.folder, self.results = folder, []
+        self.folder, self.results, self.batches = folder, [], list[int]()
         team = team_of(workers, folder, renew, away)
         self.processes = dict(team.processes)  # those of the beginning
         call, start = limits or (stretched(60), stretched(60))
@@ -104,8 +105,9 @@ class Round:
     def run(self, items: int, **options: Any) -> Round:
         self.results: list[tuple[Item, str, tuple[str, float, float]]] = []
 
-        def keep(item: Item, table: Any, meta: Any) -> None:
-            self.results.append((item, ray.get(table), meta))
+        def keep(done: Sequence[Done]) -> None:
+            self.batches.append(len(done))
+            self.results += [(item, ray.get(table), meta) for item, table, meta in done]
 
         self.dispatcher.run("search", [Item(str(i)) for i in range(items)], keep, **options)
         names = [item.name for item, _, _ in self.results]
@@ -143,6 +145,38 @@ def test_sixteen_workers_of_four_speeds_stay_busy(cluster: None, tmp_path: Path)
     assert 3 < fast / slow < 5
 
 
+def test_what_is_there_is_handed_on_in_one_go(cluster: None, tmp_path: Path) -> None:
+    """While the driver is busy for a second, four workers end their items."""
+    workers = pool({f"w{i}": 0.05 for i in range(4)})
+    calls = iter(range(10_000))
+
+    def tick() -> None:
+        if next(calls) == 3:
+            time.sleep(1)
+
+    done = Round(tmp_path, workers).run(24, tick=tick)
+    assert max(done.batches) == 4 and sum(done.batches) == 24
+
+
+def test_what_is_done_is_kept_where_another_item_ends_the_run(cluster: None, tmp_path: Path) -> None:
+    class Bad(Sleeper):
+        @ray.method(num_returns=2)
+        def search(self, item: Item, halvings: int) -> Any:
+            time.sleep(0.3)
+            raise ValueError("no")
+
+    workers = pool({f"w{i}": 0.2 for i in range(3)})
+    workers["bad"] = ray.remote(Bad).options(num_cpus=0).remote("bad", 0.0)
+    kept: list[str] = []
+    round = Round(tmp_path, workers)
+    with pytest.raises(RunError, match="chunk . on bad: ValueError: no"):
+        round.dispatcher.run(
+            *("search", [Item(str(i)) for i in range(4)], lambda done: kept.extend(item.name for item, _, _ in done)),
+            lambda: time.sleep(1),
+        )
+    assert len(kept) == 3
+
+
 def test_a_worker_that_comes_up_in_the_middle_gets_work(cluster: None, tmp_path: Path) -> None:
     done = Round(tmp_path, pool({"early": 0.1, "late": 0.1}, late=1.5), away=("late",)).run(20)
     in_time = limit(60)
@@ -160,6 +194,38 @@ def test_a_fast_worker_ends_the_round_of_a_slow_one(cluster: None, tmp_path: Pat
     assert done.who()["slow"] == 1 and len(done.events("doubled")) == 1
     again = done.run(10)
     assert again.who() == {"fast": 10}
+
+
+class Patient(Sleeper):
+    """Looks twice a second whether its item is wanted, as a search worker does."""
+
+    @ray.method(num_returns=2)
+    def search(self, item: Item, halvings: int) -> tuple[str, Reply]:
+        start = time.time()
+        while time.time() < start + self.pace:
+            time.sleep(min(0.5, self.pace))
+            if ray.get_runtime_context().is_canceled():
+                raise Stopped
+        return item.name, Reply((self.name, start, time.time()), self.process)
+
+
+def test_the_loser_of_a_doubled_item_is_told_to_stop(cluster: None, tmp_path: Path) -> None:
+    """It would take a minute; it is free for the next round in a second, and nobody takes it for lost."""
+    workers = {
+        name: ray.remote(Patient).options(num_cpus=0, max_restarts=-1).remote(name, pace)
+        for name, pace in {"fast": 0.1, "slow": 60.0}.items()
+    }
+    ray.get([worker.ready.remote("") for worker in workers.values()])
+    done = Round(tmp_path, workers)
+    assert done.run(10).who() == {"fast": 10}
+    (told,) = done.events("stopped")
+    (doubled,) = done.events("doubled")
+    assert (told["worker"], told["item"]) == ("slow", doubled["item"]) and doubled["worker"] == "fast"
+    began = time.monotonic()
+    ray.get(workers["slow"].ready.remote(""), timeout=stretched(10))
+    assert time.monotonic() - began < stretched(5)
+    assert done.run(5).who() == {"fast": 5}
+    assert len(done.events("doubled")) == 2 and not done.events("worker_lost") and not done.events("requeued")
 
 
 def test_a_killed_worker_comes_back(cluster: None, tmp_path: Path) -> None:

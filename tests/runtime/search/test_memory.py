@@ -211,7 +211,7 @@ def test_a_search_that_runs_out_of_memory_goes_on_in_pieces(bench: Bench, tmp_pa
     found: dict[int, Any] = {}
     team = team_of({"tight": tight}, tmp_path)
     dispatcher = Dispatcher(team, team.log)
-    keep = lambda chunk, table, meta: found.__setitem__(chunk.index, ray.get(table))  # noqa: E731
+    keep = lambda done: found.update({chunk.index: ray.get(table) for chunk, table, _ in done})  # noqa: E731
     dispatcher.run("search", [bench.chunk(0), bench.chunk(1)], keep)
     for index in (0, 1):
         same(found[index], whole[index])
