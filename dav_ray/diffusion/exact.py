@@ -36,7 +36,7 @@ def rounds(network: nn.Module) -> bool:
     if any(parameter.dtype in HALF for parameter in network.parameters()):
         return True
     on_gpu = any(parameter.is_cuda for parameter in network.parameters())
-    return on_gpu and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    return on_gpu and any(library.allow_tf32 for library in _libraries())
 
 
 @contextlib.contextmanager
@@ -81,10 +81,16 @@ def _wide(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    before = [library.allow_tf32 for library in _libraries()]
+    for library in _libraries():
+        library.allow_tf32 = False
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        for library, allowed in zip(_libraries(), before, strict=True):
+            library.allow_tf32 = allowed
+
+
+def _libraries() -> list[Any]:
+    """Of convolutions, and of matrix products."""
+    return [torch.backends.cudnn, torch.backends.cuda.matmul]

@@ -141,3 +141,18 @@ def test_layers_are_widened_one_at_a_time_and_come_back_after_an_error() -> None
     assert [parameter.data_ptr() for parameter in net.parameters()] == before
     assert {parameter.dtype for parameter in net.parameters()} == {torch.bfloat16}
     assert not net[0]._forward_pre_hooks and not net[1]._forward_hooks
+
+
+@pytest.mark.parametrize("allowed", [(True, False), (False, True), (True, True)])
+def test_in_float32_no_factor_is_shortened(allowed: tuple[bool, bool]) -> None:
+    libraries: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
+    before = [library.allow_tf32 for library in libraries]
+    try:
+        for library, one in zip(libraries, allowed, strict=True):
+            library.allow_tf32 = one
+        with in_float32(torch.nn.Linear(2, 2)):
+            assert [library.allow_tf32 for library in libraries] == [False, False]
+        assert tuple(library.allow_tf32 for library in libraries) == allowed
+    finally:
+        for library, one in zip(libraries, before, strict=True):
+            library.allow_tf32 = one
