@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,8 @@ class StableDiffusion(ContinuousStates, PolicyNetwork):
             state = {name: tensor.detach().float().cpu() for name, tensor in self.policy_state().items()}
             save_lora(folder, self._network, state)
         else:
-            self._network.save_pretrained(folder / "unet")
+            # one file, whatever its size: `policy_file`
+            self._network.save_pretrained(folder / "unet", max_shard_size=sys.maxsize)
 
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
         return rng.normal(self.event_shape).to(self._device) * self._parts.scheduler.init_noise_sigma
