@@ -68,17 +68,17 @@ def plan(config: Config) -> Plan:
 
 def _plan(config: Config, spent: Spent, later: Plan | None = None) -> Plan:
     search = config.search
-    transitions = search.trajectories * search.steps
+    again = spent.reference if _half(config) else 0  # what is held against the pretrained model is taken in float32
     return Plan(
         roles=_needs(config),
-        evaluations=spent.network,
+        evaluations=spent.network + again,
         backward_evaluations=spent.backward,
         reference_evaluations=spent.reference,
         network_passes=family_of(config.model).passes(config),
         reward_calls=spent.reward,
         trajectories=search.trajectories,
         chunks=ceil(search.trajectories / search.chunk),
-        transitions=transitions,
+        transitions=search.trajectories * fitted_steps(config),
         optimizer_steps=_optimizer_steps(config),
         figures=figures(config, spent),
         later=later,
@@ -148,7 +148,10 @@ def render(config: Config, plan: Plan) -> str:
         ("network evaluations per round", per_round),
         ("reward calls per sample", calls),
         *_work(plan, at_most),
-        ("training per round", f"{plan.transitions:,} transitions, {plan.optimizer_steps} optimizer steps"),
+        (
+            "training per round",
+            f"{plan.transitions:,} transitions{_fitted(config)}, {plan.optimizer_steps} optimizer steps",
+        ),
         *([("batches", PROBED)] if config.batches == "probed" else []),
         *([("warning", words)] if (words := too_few_chunks(config)) else []),
         *((f"role {need.name}", describe_need(need)) for need in plan.roles),
@@ -160,6 +163,22 @@ def render(config: Config, plan: Plan) -> str:
     ]
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts)
+
+
+def fitted_steps(config: Config) -> int:
+    """Transitions of a trajectory that an epoch of the M-step fits."""
+    return min(config.mstep.steps or config.search.steps, config.search.steps)
+
+
+def _fitted(config: Config) -> str:
+    some = fitted_steps(config) < config.search.steps
+    return f" ({fitted_steps(config)} of {config.search.steps} of each trajectory)" if some else ""
+
+
+def _half(config: Config) -> bool:
+    """Whether the search computes in half precision."""
+    weights = config.model.dtype if config.mstep.parameters == "lora" else "float32"
+    return weights != "float32" or config.search.precision != "float32"
 
 
 def _skipped(search: Search) -> list[tuple[str, str]]:
@@ -206,7 +225,7 @@ def _optimizer_steps(config: Config) -> int:
     search, mstep, world = config.search, config.mstep, config.roles.train.replicas
     chunks = spans(search.trajectories, search.chunk)
     groups = training_groups(search.trajectories, search.chunk, mstep.group, world)
-    shares = [ceil(sum(len(chunks[i]) for i in group) / world) * search.steps for group in groups]
+    shares = [ceil(sum(len(chunks[i]) for i in group) / world) * fitted_steps(config) for group in groups]
     size = max(1, mstep.batch_size // world)
     return sum(ceil(share / size) for share in shares) + (mstep.epochs - 1) * ceil(sum(shares) / size)
 

@@ -64,6 +64,12 @@ def _at_a_time(g: Given) -> int:
 RULES = (
     Rule(
         "mstep",
+        ("search",),
+        lambda g: g.mstep.steps is not None and g.mstep.steps > g.search.steps,
+        lambda g: f"mstep.steps = {g.mstep.steps}: a trajectory has {g.search.steps}; allowed: 1 to {g.search.steps}",
+    ),
+    Rule(
+        "mstep",
         ("search", "facts"),
         lambda g: g.mstep.weights == "trajectory" and g.facts.weightless,
         lambda g: f"mstep.weights = trajectory: {g.search.kind} {g.facts.weightless} and has no weights; allowed: none",

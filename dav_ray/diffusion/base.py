@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -122,6 +123,15 @@ class Diffusion(Protocol):
         self, x_t: Tensor, t: int | Tensor, conditions: Sequence[str], *, reference: bool = False
     ) -> Prediction:
         """One guided evaluation; differentiable in x_t and in the policy's parameters when autograd is on."""
+        ...
+
+    @property
+    def rounded(self) -> bool:
+        """Whether predictions are rounded more coarsely than float32's."""
+        ...
+
+    def exactly(self) -> AbstractContextManager[None]:
+        """Within it predictions are in float32, without autograd (`exact.against_reference`)."""
         ...
 
     def deterministic(self, t: int) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from dav_ray.diffusion import adapters
 from dav_ray.diffusion.base import Prediction, Room
 from dav_ray.diffusion.device import DTYPES
+from dav_ray.diffusion.exact import in_float32, rounds
 from dav_ray.types import Cost, StepLoss, Transitions
 
 POLICY = "policy.safetensors"
@@ -42,6 +43,7 @@ class PolicyNetwork(ABC):
         self._folded: Any = None  # the network with its adapters in its weights, for predictions alone
         self._frozen: Any = None  # a copy of the pretrained network, for full weights only
         self._device, self._autocast = torch.device(device), DTYPES[autocast]
+        self._exact = False  # whether calls are in float32 for now
 
     @abstractmethod
     def predict(
@@ -133,10 +135,29 @@ class PolicyNetwork(ABC):
         nll = kernel.nll(batch.x_prev.to(self._device))
         return StepLoss(nll, torch.zeros_like(nll) if pretrained is None else kernel.kl(pretrained))
 
+    @property
+    def rounded(self) -> bool:
+        """Whether predictions are rounded more coarsely than float32's: two of them then differ by that, too."""
+        return self._autocast != torch.float32 or rounds(self._network)
+
+    @contextlib.contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Within it predictions are in float32, of the weights as they are held; nothing changes where they are anyway.
+        Without autograd."""
+        if not self.rounded:
+            yield
+            return
+        with in_float32(self._network), in_float32(self._frozen) if self._frozen else contextlib.nullcontext():
+            self._exact = True
+            try:
+                yield
+            finally:
+                self._exact = False
+
     def called(self, *, reference: bool) -> Any:
         """The module that predictions call: the policy, or the one that the reference is (adapters still on)."""
         if not reference:
-            return self._policy
+            return self._network if self._exact else self._policy  # what is compiled has its own ways to round
         return self._network if self._frozen is None else self._frozen
 
     def _evaluated(self, states: int, room: Room, call: Callable[[Any, slice], Tensor], *, reference: bool) -> Tensor:
@@ -155,7 +176,7 @@ class PolicyNetwork(ABC):
         return adapters.disabled(self._network) if self.adapted else contextlib.nullcontext()
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self._autocast == torch.float32:
+        if self._exact or self._autocast == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, self._autocast)
 

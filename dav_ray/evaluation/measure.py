@@ -173,7 +173,8 @@ def one_line(round: int, metrics: dict[str, float], first: str = "pretrained") -
 
 
 class _PathKL:
-    """Adds up KL(p_theta || p_theta0) of the steps along sampled paths; one reference evaluation per step."""
+    """Adds up KL(p_theta || p_theta0) of the steps along sampled paths; one reference evaluation per step, and where
+    the model rounds to half precision one of the policy more."""
 
     def __init__(self, diffusion: Diffusion, conditions: Sequence[str]) -> None:
         import torch
@@ -182,5 +183,7 @@ class _PathKL:
         self.total = torch.zeros(len(conditions), dtype=torch.float64)
 
     def __call__(self, x_t: Tensor, t: int, kernel: Kernel) -> None:
-        pretrained = self._diffusion.predict(x_t, t, self._conditions, reference=True).kernel
-        self.total += kernel.kl(pretrained).double().cpu()
+        from dav_ray.diffusion.exact import against_reference
+
+        policy, pretrained = against_reference(self._diffusion, x_t, t, self._conditions, kernel)
+        self.total += policy.kl(pretrained).double().cpu()

@@ -26,6 +26,11 @@ class Rows:
     conditions: tuple[str, ...]
     weights: Tensor  # [n] float64, W_i
     real: Tensor  # [n] bool, False for rows that only pad (their weight is 0)
+    numbers: tuple[int, ...] = ()  # of the trajectories within the round; default: 0, 1, ...
+
+    def __post_init__(self) -> None:
+        if not self.numbers:
+            object.__setattr__(self, "numbers", tuple(range(len(self.conditions))))
 
     def __len__(self) -> int:
         return len(self.conditions)
@@ -50,6 +55,7 @@ class Rows:
             tuple(condition for part in parts for condition in part.conditions),
             torch.cat([part.weights for part in parts]),
             torch.cat([part.real for part in parts]),
+            tuple(number for part in parts for number in part.numbers),
         )
 
 
@@ -72,11 +78,22 @@ def weighted_sum(loss: StepLoss, weights: Tensor, kl: float, batch: Transitions 
     return (weights.to(loss.nll) * (loss.nll + kl * loss.kl)).sum()
 
 
-def batches(rows: Rows, steps: int, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every (row, t) once, in random order, `size` at a time (the last may be smaller): pairs of [N] int64."""
-    order = torch.randperm(len(rows) * steps, generator=generator)
+def batches(
+    rows: Rows, steps: int, size: int, generator: torch.Generator, chosen: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every (row, t) once, in random order, `size` at a time (the last may be smaller): pairs of [N] int64. chosen
+    [n, k]: the steps of each row, in place of all T."""
+    each = steps if chosen is None else chosen.shape[1]
+    order = torch.randperm(len(rows) * each, generator=generator)
     for batch in order.split(size):
-        yield batch // steps, batch % steps + 1
+        row, place = batch // each, batch % each
+        yield row, place + 1 if chosen is None else chosen[row, place]
+
+
+def choose_steps(steps: int, num: int, generator: torch.Generator) -> Tensor:
+    """`num` different steps of 1..T, [num] int64: every set of so many is as likely. With the weight T / num each,
+    their terms have the sum over all T as expectation."""
+    return torch.randperm(steps, generator=generator)[:num] + 1
 
 
 def accumulate(

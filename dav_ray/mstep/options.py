@@ -33,6 +33,12 @@ class MStep(Section):
         default="lora", description="what is trained: adapters, or the full weights"
     )
     lora: Lora = Field(default_factory=Lora, description="adapters (parameters: lora)")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="k: how many of a trajectory's T transitions an epoch fits, drawn anew for each trajectory and "
+        "epoch and weighted T / k: the same expectation, with more noise, for k / T of the cost; default: all",
+    )
     kl: float = Field(
         default=0.01, ge=0, description="lambda: weight of the summed KL to the pretrained model; 0 = off"
     )
@@ -42,6 +48,12 @@ class MStep(Section):
     batch_size: int = Field(
         default=256, ge=1, description="transitions (x_t, x_{t-1}) per optimizer step, over all ranks"
     )
+    kl_measured: int = Field(
+        default=8,
+        ge=1,
+        description="transitions per optimizer step, over all ranks, on which the metric mstep/kl is measured in "
+        "float32 where the M-step computes in half precision",
+    )
     micro_batch: int = Field(default=128, ge=1, description="transitions per forward and backward on one rank")
     checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -49,7 +61,12 @@ class MStep(Section):
         "which computes the rest again; several times less memory for a third more computing, and the same gradients. "
         "auto = on a GPU that would not hold the micro-batch otherwise",
     )
-    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
+    max_grad_norm: float = Field(
+        default=1.0,
+        gt=0,
+        description="norm to which gradients are clipped; the objective sums over dimensions and steps, so that the "
+        "default clips nearly every step (mstep/clipped), of which AdamW takes little notice",
+    )
     weights: Literal["none", "trajectory"] = Field(
         default="none",
         description="W_i: none = 1 each (the paper); trajectory = exp(log W), mean 1 per condition",

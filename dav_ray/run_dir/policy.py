@@ -24,6 +24,7 @@ from dav_ray.run_dir.storage.folders import upload
 from dav_ray.run_dir.storage.interface import Storage
 
 ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what it keeps of each parameter
+SCALER, SCALED = "scaler", ("scale", "growth_tracker")  # what is kept of the scale of a float16 loss
 
 Weights = dict[str, np.ndarray]  # float32, by parameter name
 
@@ -41,13 +42,20 @@ def set_weights(diffusion: Diffusion, weights: Weights) -> None:
     diffusion.load_policy_state({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
 
 
-def save(storage: Storage, version: int, diffusion: Diffusion, optimizer: torch.optim.Optimizer) -> None:
-    """Write version `version`. Written again after a crash it is the same file: training is deterministic."""
+def save(
+    storage: Storage,
+    version: int,
+    diffusion: Diffusion,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    """Write version `version`. Written again after a crash it is the same file: training is deterministic. scaler: of
+    a float16 loss; nothing is written of one that is not enabled."""
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as local:
         diffusion.write_policy(Path(local))
-        save_file(_flatten(optimizer), Path(local) / OPTIMIZER_FILE)
+        save_file(_flatten(optimizer) | _scale(scaler), Path(local) / OPTIMIZER_FILE)
         upload(storage, local, folder(version))
 
 
@@ -65,12 +73,18 @@ def start(storage: Storage, diffusion: Diffusion) -> None:
     set_weights(diffusion, read_weights(storage, 0, diffusion))
 
 
-def read_optimizer(storage: Storage, version: int, optimizer: torch.optim.Optimizer) -> None:
-    """Put AdamW back to where version `version` left it."""
+def read_optimizer(
+    storage: Storage, version: int, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None
+) -> None:
+    """Put AdamW, and the scale of a float16 loss, back to where version `version` left them. A version that says
+    nothing of the scale leaves it where it is."""
     from safetensors.torch import load
 
     path = f"{folder(version)}/{OPTIMIZER_FILE}"
     flat = _read(storage, path, load)
+    scale = {key: flat.pop(f"{SCALER}/{key}") for key in SCALED if f"{SCALER}/{key}" in flat}
+    if any(tensor.numel() != 1 for tensor in scale.values()):
+        raise RunError("storage", f"{storage.uri}/{path} can't be read: the loss' scale is no number")
     shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in flat.items():
@@ -82,6 +96,9 @@ def read_optimizer(storage: Storage, version: int, optimizer: torch.optim.Optimi
     if any(set(found) != set(ADAMW) for found in state.values()):
         raise RunError("storage", f"{storage.uri}/{path} can't be read: it is not whole")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if scaler is not None and scaler.is_enabled() and len(scale) == len(SCALED):
+        values = {"scale": float(scale["scale"]), "_growth_tracker": int(scale["growth_tracker"])}
+        scaler.load_state_dict({**scaler.state_dict(), **values})
 
 
 def _read(storage: Storage, path: str, load: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
@@ -94,6 +111,16 @@ def _read(storage: Storage, path: str, load: Callable[[bytes], dict[str, Any]]) 
         raise RunError("storage", f"{storage.uri}/{path} is absent") from None
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError("storage", f"{storage.uri}/{path} can't be read: {error}") from None
+
+
+def _scale(scaler: torch.amp.GradScaler | None) -> dict[str, torch.Tensor]:
+    state = scaler.state_dict() if scaler is not None else {}
+    if not state:  # it is not enabled
+        return {}
+    values = (state["scale"], float(state["_growth_tracker"]))
+    return {
+        f"{SCALER}/{key}": torch.tensor(value, dtype=torch.float64) for key, value in zip(SCALED, values, strict=True)
+    }
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

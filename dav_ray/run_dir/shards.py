@@ -93,6 +93,7 @@ def to_rows(table: pa.Table, weights: dict[int, float]) -> Rows:
         tuple(table.column("condition").to_pylist()),
         torch.tensor([weights[n] for n in numbers], dtype=torch.float64),
         torch.ones(len(numbers), dtype=torch.bool),
+        tuple(numbers),
     )
 
 

@@ -31,6 +31,7 @@ from dav_ray.runtime.search.dispatch import Dispatcher, Done
 from dav_ray.runtime.session import Session
 from dav_ray.runtime.train.job import TrainJob
 from dav_ray.runtime.watch.choice_hints import ChoiceHints, alternatives
+from dav_ray.runtime.watch.kl_noise import KlNoise
 from dav_ray.runtime.watch.progress import Progress
 from dav_ray.types import Chunk
 
@@ -60,7 +61,7 @@ class Rounds:
         self._lost: dict[int, dict[int, Shard]] = {}  # the same of committed shards that can't be read any more
         self._searched: set[int] = set()  # rounds, by this driver
         self._alpha = math.nan  # the temperature of the run's searches, once it is known
-        self._hints = ChoiceHints(config.search, storage, log, progress)
+        self._hints, self._kl_noise = ChoiceHints(config.search, storage, log, progress), KlNoise(log, progress)
         self._idle_since = self._round_start = time.monotonic()
         self._busy_before = self._worked()
 
@@ -217,7 +218,9 @@ class Rounds:
             self._watch()
             self._progress.update(round, f"fit: {waited_s:.0f} s")
 
-        self._log.metrics(round, "mstep", self._job.wait(tick))
+        metrics = self._job.wait(tick)
+        self._log.metrics(round, "mstep", metrics)
+        self._kl_noise.tell(round, metrics)
         self._log.event("policy_written", version=round)
 
     # -- evaluation -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -37,7 +37,8 @@ class Dav:
     draw the candidate to keep, or take the best. With `mean` and `best` trajectories carry no weight.
 
     Network evaluations per trajectory: 1 + (T-1) M without gradient (the winner's prediction serves the next step),
-    T + (T-1) M with it; T reference evaluations more where beta > 0. Fewer with a timeless network (`Reuse`).
+    T + (T-1) M with it; T reference evaluations more where beta > 0, and T of the policy with a model that rounds to
+    half precision. Fewer with a timeless network (`Reuse`).
     """
 
     candidates: int
@@ -139,7 +140,7 @@ class Dav:
     ) -> tuple[Prediction, Kernel, int]:
         """The prediction at x_t, the proposal q, and the number of reward calls this took."""
         if not self.gradient or diffusion.deterministic(t):
-            prediction = front.prediction or diffusion.predict(front.x, t, conditions)
+            prediction = self._compared(diffusion, front, t, conditions)
             return prediction, prediction.kernel, 0
         scale = torch.as_tensor(temper / self.alpha, dtype=torch.float64).reshape(-1, 1).expand(len(front.x), 1)
 
@@ -149,7 +150,16 @@ class Dav:
 
         parts = list(diffusion.graphs.each(len(front.x), slope))
         prediction = functools.reduce(Prediction.join, (part for part, _ in parts))
+        prediction = self._compared(diffusion, replace(front, prediction=prediction), t, conditions)
         return prediction, prediction.kernel.tilt(torch.cat([g for _, g in parts])), len(conditions)
+
+    def _compared(self, diffusion: Diffusion, front: Front, t: int, conditions: Sequence[str]) -> Prediction:
+        """The prediction at x_t, from which candidates are drawn. Where its density is held against the pretrained
+        model's and predictions are rounded, it is evaluated in float32, as that one is (`diffusion.exact`)."""
+        if self.beta > 0 and diffusion.rounded and not diffusion.deterministic(t):
+            with diffusion.exactly():
+                return diffusion.predict(front.x, t, conditions)
+        return front.prediction or diffusion.predict(front.x, t, conditions)
 
     def _slope(
         self, diffusion: Diffusion, scorer: Scorer, x: Tensor, t: int, conditions: Sequence[str], scale: Tensor
@@ -182,7 +192,8 @@ class Dav:
         if self.beta < 1:
             anchor += (1 - self.beta) * kernel.log_prob(candidates)
         if self.beta > 0:
-            pretrained = diffusion.predict(x, t, conditions, reference=True).kernel
+            with diffusion.exactly():
+                pretrained = diffusion.predict(x, t, conditions, reference=True).kernel
             anchor += self.beta * pretrained.log_prob(candidates)
         log_ratio = (anchor - q.log_prob(candidates)).cpu()
         return log_ratio if self.ratio == "sum" else log_ratio / x[0].numel()

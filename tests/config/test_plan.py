@@ -158,3 +158,16 @@ def test_fewer_cores_than_the_recipe_counts_on_are_named() -> None:
     assert crowded(made, cores=2) == "2 CPUs here, the recipe counts on 4: everything runs, slower"
     assert crowded(made, cores=1) == "1 CPU here, the recipe counts on 4: everything runs, slower"
     assert crowded(load("digits").config, cores=2) == ""
+
+
+def test_half_precision_evaluates_parents_again_for_an_anchor() -> None:
+    """In float32, as the pretrained model; 20 steps of 4 candidates."""
+    for settings, network, reference in (
+        ([], 77, 0),
+        (["model.dtype=bfloat16"], 77, 0),
+        (["search.anchor=pretrained"], 77, 20),
+        (["search.anchor=pretrained", "model.dtype=float16"], 97, 20),
+        (["search.anchor=geometric(0.5)", "search.precision=bfloat16"], 97, 20),
+    ):
+        planned = plan(load("digits", settings).config)
+        assert (planned.evaluations, planned.reference_evaluations) == (network, reference), settings

@@ -107,6 +107,7 @@ def test_the_m_step_gets_rows_with_their_own_weights(targets: bool) -> None:
     assert rows.weights.tolist() == [1.0, 2.0, 0.5]
     assert rows.conditions == ("zwölf", "one", "one")
     assert rows.real.tolist() == [True] * 3
+    assert rows.numbers == (10, 11, 8)
     assert torch.equal(rows.states, trajectories.states[:, [2, 3, 0]].transpose(0, 1))
     if trajectories.targets is None:
         assert rows.targets is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,8 @@ class StableDiffusion(ContinuousStates, PolicyNetwork):
             state = {name: tensor.detach().float().cpu() for name, tensor in self.policy_state().items()}
             save_lora(folder, self._network, state)
         else:
-            self._network.save_pretrained(folder / "unet")
+            # one file, whatever its size: `policy_file`
+            self._network.save_pretrained(folder / "unet", max_shard_size=sys.maxsize)
 
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
         return rng.normal(self.event_shape).to(self._device) * self._parts.scheduler.init_noise_sigma
@@ -182,13 +184,14 @@ class StableDiffusion(ContinuousStates, PolicyNetwork):
     def _guided(self, unet: Any, x: Tensor, t: Tensor, conditions: Sequence[str]) -> Tensor:
         """The guided output [B, C, H, W] float32: e_0 + s (e_c - e_0), one pass where s <= 1 (as the pipeline does)."""
         timesteps = self.schedule.timesteps.to(self._device)[t]
-        embedded = torch.stack([self._embed(c) for c in conditions])
+        dtype = torch.float32 if self._exact else self._dtype
+        embedded = torch.stack([self._embed(c) for c in conditions]).to(dtype)
         guided = self._guidance > 1
         if guided:
             x, timesteps = torch.cat([x, x]), torch.cat([timesteps, timesteps])
-            embedded = torch.cat([self._embed("").expand_as(embedded), embedded])
+            embedded = torch.cat([self._embed("").to(dtype).expand_as(embedded), embedded])
         with self._precision():
-            output = unet(x.to(self._dtype), timesteps, encoder_hidden_states=embedded).sample.float()
+            output = unet(x.to(dtype), timesteps, encoder_hidden_states=embedded).sample.float()
         if not guided:
             return output
         free, conditional = output.chunk(2)

@@ -43,6 +43,9 @@ def search_memory(config: Config, sizes: Sizes, passes: int) -> Memory:
     each, decoding = family_of(config.model).activations(sizes, back=False)
     size = _width(config, search.precision)
     held = max(rows * each * size, decoded * decoding * BYTES[config.model.dtype])
+    if size < BYTES["float32"]:  # what is held against the pretrained model is evaluated in it
+        compared = max(search.chunk * search.particles * (search.beta > 0), config.evaluate.batch)
+        held = max(held, min(search.micro_batch, compared) * passes * each * BYTES["float32"])
     return Memory(_weights(config, sizes), 0.0, max(held, _graphs(config, sizes, passes) if search.gradient else 0.0))
 
 

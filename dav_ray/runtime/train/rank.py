@@ -157,7 +157,7 @@ class Learner:
             )
         self.version = job.base + 1
         if rank == 0:
-            policy.save(self._storage, self.version, self._diffusion, self._fitter.optimizer)
+            policy.save(self._storage, self.version, self._diffusion, self._fitter.optimizer, self._fitter.scaler)
             weights = policy.get_weights(self._diffusion)
             ask("train", "a new policy", mailbox.hand_in.remote(job.round, metrics, self.version, weights))
 
@@ -166,7 +166,7 @@ class Learner:
         from dav_ray.run_dir import policy
 
         policy.set_weights(self._diffusion, policy.read_weights(self._storage, version, self._diffusion))
-        policy.read_optimizer(self._storage, version, self._fitter.optimizer)
+        policy.read_optimizer(self._storage, version, self._fitter.optimizer, self._fitter.scaler)
         self.version = version
 
 

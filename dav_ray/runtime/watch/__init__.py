@@ -2,6 +2,7 @@
 
     driver, rounds ──> Progress (progress.py): lines on the terminal
                   ├──> ChoiceHints (choice_hints.py): a search whose alpha is far off ──> a line, an event
+                  ├──> KlNoise (kl_noise.py): a KL that half precision drowns ──> a line, an event
                   ├──> RoundReports (round_reports.py) ── a task on the driver's node ──> report.html
                   └──> RunLog: events.jsonl, metrics.jsonl ──> Trackers (trackers.py): TensorBoard, W&B, MLflow
                                                           └──> Prometheus (prometheus.py): a thread, Ray's metrics

@@ -440,3 +440,24 @@ def test_half_precision_is_close_and_its_laws_are_in_full(build: Build) -> None:
     assert 1e-6 < float((found.mean - mean(plain)).abs().max()) < 0.05
     assert found.mean.dtype == torch.float32
     assert found.log_prob(found.mean.unsqueeze(1)).dtype == torch.float64
+
+
+def test_full_weights_are_one_file_whatever_their_size(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers cuts what is larger than a size into shards, and its default is not the policy's to choose."""
+    diffusion = build()
+    diffusion.train_all_weights()
+    network = type(diffusion.trainable())
+    save = network.save_pretrained
+
+    def small(self: Any, folder: Any, max_shard_size: Any = "1KB", **options: Any) -> None:
+        save(self, folder, max_shard_size=max_shard_size, **options)
+
+    monkeypatch.setattr(network, "save_pretrained", small)
+    diffusion.write_policy(tmp_path)
+    assert (tmp_path / diffusion.policy_file).is_file()
+    assert sorted(path.name for path in (tmp_path / "unet").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]

@@ -34,6 +34,18 @@ def test_a_transition_keeps_about_what_the_doctor_says(
     assert train_memory(config(**settings), SD15, 2).activations == pytest.approx(least + layer, rel=0.08)
 
 
+def test_what_is_compared_in_float32_takes_its_memory() -> None:
+    def activations(dtype: str, **search: object) -> float:
+        fixed = {"chunk": 16, "candidates": 1, "decode_batch": 1, "micro_batch": 64, **search}
+        made = config(model={"path": "x/y", "dtype": dtype}, search=fixed, evaluate={"batch": 4})
+        return search_memory(made, SD15, 2).activations
+
+    whole = activations("float32")
+    assert activations("bfloat16") == whole / 2  # 16 states in half, 4 in full
+    assert activations("bfloat16", anchor="pretrained") == whole
+    assert activations("float32", anchor="pretrained") == whole
+
+
 def test_graphs_of_a_searchs_gradient_are_held_at_once() -> None:
     """Of all parents of a chunk, network and decoder, however many go through either at a time."""
     made = config(
