@@ -64,7 +64,7 @@ def measure(name: str, options: Options) -> SearchTimes:
     found = search(work)
     part = replace(work.chunk, trajectories=work.chunk.trajectories[:PLAIN], conditions=work.chunk.conditions[:PLAIN])
     evaluations, chunks = found.cost.network / work.batch, pipeline_chunks(work)
-    with torch.no_grad(), pipeline(work, options.out) as through:
+    with torch.no_grad(), pipeline(work.config, work.name, options.out) as through:
         batch = best_batch(lambda size: forward(work, size), BATCHES, work.device)
         bare, calls = forward(work, batch), math.ceil(found.cost.network / batch)
         contenders: dict[str, Callable[[], float]] = {
