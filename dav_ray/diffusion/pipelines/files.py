@@ -29,7 +29,8 @@ def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = No
     options: dict[str, Any] = {"variant": variant, "safety_checker": None, "use_safetensors": True}
 
     def download(local_files_only: bool) -> str:
-        return StableDiffusionPipeline.download(path, revision=revision, local_files_only=local_files_only, **options)
+        there = StableDiffusionPipeline.download(path, revision=revision, local_files_only=local_files_only, **options)
+        return str(there)
 
     try:
         there = downloaded(path, revision, download) if is_hub_id(path) else path
