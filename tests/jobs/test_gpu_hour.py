@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from dav_ray.diffusion.device import quiet
-from jobs.gpu_hour import cards, claims, study
+from jobs.gpu_hour import cards, claims, models, study
+from jobs.gpu_hour.models import SD15, TINY
 from jobs.gpu_hour.record import Record
 from jobs.gpu_hour.setting import Setting, chunk_of
 from jobs.gpu_hour.spans import Spans, covered
@@ -199,6 +201,17 @@ def test_only_the_count_of_operations_is_claimed_of_a_cpu(tmp_path: Path) -> Non
     found = claims.table(record)
     assert [row[2] for row in found.rows] == ["confirmed", *["not measured"] * (len(claims.CLAIMS) - 1)]
     assert found.rows[0][3] == "0.803 and 2.515 TFLOP"
+
+
+def test_the_tokenizer_gives_as_many_tokens_as_clip(tmp_path: Path) -> None:
+    """What cross-attention costs depends on it; it is stored with the pipeline."""
+    from transformers import CLIPTokenizer
+
+    sizes = dataclasses.replace(TINY, length=77)
+    models.pipeline(sizes, "cpu", torch.float32).tokenizer.save_pretrained(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("a cat", padding="max_length", max_length=tokenizer.model_max_length).input_ids
+    assert len(ids) == SD15.length == 77
 
 
 # -- the steps, on tiny networks --------------------------------------------------------------------------------------

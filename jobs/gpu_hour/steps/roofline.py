@@ -59,14 +59,13 @@ class Networks:
     def __init__(self, setting: Setting) -> None:
         self._setting, self._config = setting, setting.config()
         self._form: tuple[str, str, str] | None = None
-        self._parts: Any = None
         self._call: Callable[[int], Callable[[], Any]] = lambda rows: lambda: None
         self.flops = 0.0
 
     def measure(self, name: str) -> Result:
         case, device = Case.of(name), self._setting.device
         if self._form != (form := (case.network, case.adapters, case.layout)):
-            self._form, self._parts, self._call = None, None, lambda rows: lambda: None
+            self._form, self._call = None, lambda rows: lambda: None
             free_memory()
             torch.compiler.reset()
             self._call, self._form = self._made(case), form

@@ -22,7 +22,7 @@ from dav_ray.runtime.doctor.memory import train_memory
 from jobs.gpu_hour.record import Result
 from jobs.gpu_hour.setting import Setting
 from jobs.gpu_hour.steps.base import Measure, Step, cells
-from jobs.performance.timing import now, seconds
+from jobs.performance.timing import seconds
 from jobs.tables import Table
 
 MICRO_BATCHES, TINY_MICRO_BATCHES = (1, 4, 8, 16, 32, 64), (1, 4)
@@ -49,7 +49,7 @@ class Training:
         if KEY in MStep.model_fields:
             words.append(f"mstep.{KEY}={mode}")
         config = self._setting.config(*words)
-        diffusion = self._model(config, mode, size)
+        diffusion = self._model(config, mode)
         groups = [_rows(diffusion, config, ceil(PER_BATCH * size / config.search.steps))]
         fitter = Fitter(diffusion, config.mstep, config.seed, device=self._setting.device)
         free_memory()
@@ -61,7 +61,7 @@ class Training:
         transitions = len(groups[0]) * config.search.steps
         return {"peak_gb": peak, "doctor_gb": _doctor(config), "ms": 1000 * took / transitions}
 
-    def _model(self, config: Config, mode: str, size: int) -> Any:
+    def _model(self, config: Config, mode: str) -> Any:
         """Built anew where checkpointing changes."""
         if self._diffusion is None or self._mode != mode:
             self._diffusion = None
@@ -70,8 +70,6 @@ class Training:
             if mode == "on":
                 made.checkpoint()
             self._diffusion, self._mode = made, mode
-        self._diffusion.rooms[0].limit = size  # as a rank's
-        now(self._setting.device)
         return self._diffusion
 
 
