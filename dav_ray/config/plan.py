@@ -102,6 +102,18 @@ def most_at_once(config: Config) -> tuple[float, float]:
     return cpus, max(sum(need.replicas * need.role.gpus for need in needs) for needs in held)
 
 
+def price_per_hour(config: Config) -> float:
+    """Of all roles that are there at the same time, at most: where search and training take turns on the same places,
+    these are paid for once. 0 where the recipe gives no price."""
+    return max(sum(need.replicas * need.role.price for need in needs) for _, needs in together(config))
+
+
+def costs(config: Config, seconds: float) -> dict[str, float]:
+    """Metrics of a round that took so long, in the currency of the recipe's prices; none without prices."""
+    paid = price_per_hour(config) * seconds / 3600
+    return {"cost/round": paid, "cost/per_sample": paid / config.search.trajectories} if paid else {}
+
+
 def crowded(config: Config, cores: int) -> str:
     """What is to be said where this machine has fewer cores than an embedded Ray declares for the roles."""
     counted = ceil(most_at_once(config)[0]) + SPARE_CPUS
@@ -161,6 +173,8 @@ def render(config: Config, plan: Plan) -> str:
             f"{SPARE_CPUS} CPU more must stay free for Ray Data",
         ),
     ]
+    if price := price_per_hour(config):
+        facts.append(("price", f"{price:,.4g} per hour"))
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts)
 

@@ -12,6 +12,7 @@ import ray
 from ray import exceptions
 
 from dav_ray.config.partition import round_prompts, spans
+from dav_ray.config.plan import costs
 from dav_ray.config.schema import Config
 from dav_ray.errors import RunError
 from dav_ray.evaluation.kinds import sample_kind
@@ -279,6 +280,7 @@ class Rounds:
             "time/round_s": seconds,
             "busy/search": search / max(seconds * self._config.roles.search.replicas, 1e-9),
             "busy/train": train / max(seconds, 1e-9),
+            **costs(self._config, seconds),
         }
 
     # -- between the steps ----------------------------------------------------------------------------------------

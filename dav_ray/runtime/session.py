@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray import exceptions
 
+from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
 from dav_ray.run_dir.records import RunLog
 from dav_ray.runtime.doctor.refusal import refuse_misfits
@@ -53,6 +54,7 @@ def session(
     the user, without and with the time since the start.
     """
     refuse_misfits(config, train=train)
+    config = _pinned(config, log)
     mailbox, team = start_mailbox(name, 1 + config.lag), search_team(config, run_dir, name, log, stage)
     fleet: Any = None
     with tempfile.TemporaryDirectory(prefix="dav_ray-", ignore_cleanup_errors=True) as scratch:
@@ -69,6 +71,14 @@ def session(
             yield Session(team, ranks, fleet)
         finally:
             _stop(team, ranks, fleet)
+
+
+def _pinned(config: Config, log: RunLog) -> Config:
+    """All nodes load the same files, whatever becomes of a model's newest revision meanwhile."""
+    pinned = family_of(config.model).pinned(config)
+    if pinned.model.revision != config.model.revision:
+        log.event("model_revision", path=config.model.path, revision=pinned.model.revision)
+    return pinned
 
 
 def _stop(team: SearchTeam, ranks: Ranks, fleet: Any) -> None:

@@ -1,12 +1,13 @@
 """What the three kinds of `overlap` gain: busy shares, time per round, reward per hour. Tables on stdout, as Markdown.
 
-    python jobs/overlap [--parts simulated real] [--out runs/overlap] [--json FILE] [--rounds 4]
+    python jobs/overlap [--parts simulated pools real] [--out runs/overlap] [--json FILE] [--rounds 4]
                         [--write-readme] [--stored]
 
 simulated: the product's schedule on a clock of its own, 16 workers whose speeds differ up to fourfold, with exact EM
-for the rewards. real: the shipped recipe `digits`, cut down so that one search worker and one rank are busy for about
-equally long, once with each kind of overlap; about two minutes each on two cores. `--write-readme` writes the tables
-into the page beside this file, `--stored` measures nothing.
+for the rewards. pools: on the same clock, how busy the GPUs of a pool are with `sd15`, where search and training have
+GPUs of their own and where they take turns. real: the shipped recipe `digits`, cut down so that one search worker and
+one rank are busy for about equally long, once with each kind of overlap; about two minutes each on two cores.
+`--write-readme` writes the tables into the page beside this file, `--stored` measures nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import torch
 
 from dav_ray.report.table import read_metrics
 from dav_ray.run_dir.storage.uri import open_storage
+from jobs.overlap import pools
 from jobs.overlap.em import SETTINGS, Setting, rewards
 from jobs.overlap.timeline import OVERLAPS, Load, run, search_seconds, time_to, workers
 from jobs.tables import Page, Table, add_page_options
 
 RATIOS = {"3:1": 3.0, "1:1": 1.0, "1:3": 1 / 3}  # seconds of a round's search over seconds of its training
 CHUNKS, GROUP = 96, 6
+PARTS = ("simulated", "pools", "real")
 SHARE, SIMULATED_ROUNDS, SETTLED = 0.9, 40, 100
 PAGE = Page(Path(__file__).parent)
 
@@ -168,7 +171,7 @@ def _share(row: Row, role: str) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["simulated", "real"], default=["simulated", "real"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("runs/overlap"))
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--rounds", type=int, default=4)
@@ -184,6 +187,9 @@ def main(words: Sequence[str] | None = None) -> int:
         found["simulated"] = simulated()
         tables += simulated_tables(found["simulated"])
         print("\n".join(table.markdown() for table in tables), flush=True)
+    if "pools" in given.parts:
+        tables.append(pools.table())
+        print(tables[-1].markdown(), flush=True)
     if "real" in given.parts:
         found["real"] = real(given.out, given.rounds)
         tables.append(real_table(found["real"]))

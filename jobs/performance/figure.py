@@ -30,6 +30,6 @@ def draw(measured: Sequence[dict[str, Any]], path: Path) -> None:
             axes.plot(ratios, [y] * len(ratios), "k.", markersize=3)
     axes.set_yticks(range(len(measured)), [each["workload"] for each in measured])
     axes.invert_yaxis()
-    axes.set_xlabel("seconds per accepted sample over those of the network alone")
+    axes.set_xlabel("seconds per accepted sample over those of the networks alone")
     axes.legend(loc="best")
     save(figure, path)

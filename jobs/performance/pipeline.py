@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dav_ray.config.schema import Config
 from dav_ray.run_dir.manifest import ManifestStore
 from dav_ray.run_dir.marker import write_marker
 from dav_ray.run_dir.records import RunLog
@@ -17,7 +18,6 @@ from dav_ray.runtime.cluster.connect import connected
 from dav_ray.runtime.search.dispatch import Dispatcher, Done
 from dav_ray.runtime.session import session
 from dav_ray.types import Chunk
-from jobs.performance.workloads import Workload
 
 
 @dataclass
@@ -43,10 +43,9 @@ class Pipeline:
 
 
 @contextlib.contextmanager
-def pipeline(work: Workload, folder: Path) -> Iterator[Pipeline]:
-    """Started with the workload's configuration; its search worker loads the model once more."""
-    config = work.config
-    place = str((folder / f"run-{work.name}-{time.time_ns()}").resolve())
+def pipeline(config: Config, name: str, folder: Path) -> Iterator[Pipeline]:
+    """Started with this configuration; its search worker loads the model. name: of the run's folder."""
+    place = str((folder / f"run-{name}-{time.time_ns()}").resolve())
     storage = open_storage(place)
     with connected("local", config):
         write_marker(storage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dav_ray.config.plan import crowded, local_cpus, most_at_once, plan, render
+from dav_ray.config.plan import costs, crowded, local_cpus, most_at_once, plan, price_per_hour, render
 from dav_ray.config.recipe.load import load
 from dav_ray.config.schema import Config
 
@@ -139,6 +139,26 @@ def test_roles_that_take_turns_are_not_added_up() -> None:
     assert most_at_once(config(roles=shared)) == (4, pytest.approx(1.0))
     del shared["search"]["idle_s"]  # stays while the ranks train
     assert most_at_once(config(roles=shared)) == (5, pytest.approx(1.9))
+
+
+def test_a_round_costs_what_its_roles_do() -> None:
+    """4 search workers at 2 an hour, a rank at 3, two rewards with 2 workers each at .5, one of them at 1."""
+    roles = {
+        "search": {"replicas": 4, "price": 2.0, "idle_s": 0},
+        "reward": {"replicas": 2, "price": 0.5},
+        "train": {"price": 3.0},
+    }
+    rewards = [{"kind": "jpeg_compressibility"}, {"kind": "brightness", "role": {"price": 1.0}}]
+    made = config(reward=rewards, roles=roles, trajectories=100)
+    assert price_per_hour(made) == 4 * 2 + 2 * 0.5 + 2 * 1 + 3
+    assert costs(made, 1800) == {"cost/round": pytest.approx(7.0), "cost/per_sample": pytest.approx(0.07)}
+    assert "price" in render(made, plan(made)) and "14 per hour" in render(made, plan(made))
+    roles["train"] |= {"lifetime": "round"}  # on the places of the search
+    assert price_per_hour(config(reward=rewards, roles=roles)) == 11
+
+    free = config()
+    assert costs(free, 1800) == {} and "per hour" not in render(free, plan(free))
+    assert config(roles={"search": {"price": 2.0}}).identity() == free.identity()
 
 
 def test_stable_diffusion_on_one_gpu() -> None:

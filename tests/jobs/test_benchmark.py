@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dav_ray.diffusion.device import quiet
-from jobs.performance import study, timing, workloads
+from jobs.performance import limit, study, timing, workloads
 from jobs.performance.options import Options
 from jobs.performance.parts import rewards, search, switches
 
@@ -49,6 +49,36 @@ def test_the_best_batch_is_quickest_per_row_and_fits(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(timing, "now", lambda device: clock[0])
     assert timing.best_batch(work, (1, 2, 4, 8, 16), "cpu") == 2
+
+
+def test_the_limit_is_evaluations_and_decodings_at_their_best_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of its own: a pass of n states takes 2 + n, a decoding 1 + 3 n, and more than 8 at once 100."""
+    clock = [0.0]
+
+    def call(first: float, each: float, size: int) -> Any:
+        def work() -> None:
+            clock[0] += first + each * size + 100 * (size > 8)
+
+        return work
+
+    seen: list[Any] = []
+    monkeypatch.setattr(timing, "now", lambda device: clock[0])
+    monkeypatch.setattr(limit, "forward", lambda work, size, policy: seen.append(policy) or call(2, 1, size))
+    monkeypatch.setattr(limit, "decoding", lambda work, size, vae: call(1, 3, size))
+    work = workloads.workload("digits", tmp_path, "cpu", TINY)
+    found = limit.limit(work, evaluations=13, decodings=16)
+
+    assert found.decoder is not None and (found.network.batch, found.decoder.batch) == (8, 8)
+    assert found.seconds() == pytest.approx(13 * 10 / 8 + 16 * 25 / 8)
+    names = [name for name, _ in seen[0].named_parameters()]
+    assert names and not [name for name in names if "lora" in name]  # as if they were merged
+
+
+def test_sequences_are_not_decoded(tmp_path: Path) -> None:
+    work = workloads.workload("dna", tmp_path, "cpu", [*TINY, "search.candidates=3", "model.path=shipped:dna"])
+    assert limit.limit(work, evaluations=7, decodings=12).decoder is None
 
 
 def test_a_choice_is_moved_by_what_is_not_scored(tmp_path: Path) -> None:

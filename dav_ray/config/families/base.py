@@ -75,6 +75,11 @@ class Family(ABC):
         """UserError if the model's files are not on this machine and can't be downloaded."""
         return
 
+    def pinned(self, config: Config) -> Config:
+        """The configuration that names the very files, where its model's path says only where they are now: what every
+        node loads. Asks who has them."""
+        return config
+
     def check_weights(self, config: Config, path: str) -> None:
         """UserError with what only the weights tell. May import torch: it is called when all else was found right."""
         return

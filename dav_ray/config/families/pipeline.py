@@ -83,6 +83,16 @@ class Pipeline(Family):
     def check_here(self, config: Config) -> None:
         check_hub_id(config.model.path, config.model.revision)
 
+    def pinned(self, config: Config) -> Config:
+        """A hub id at the commit that its revision stands for now."""
+        path = model_path(config.model.path)
+        if not is_hub_id(path):
+            return config
+        from dav_ray.diffusion.pipelines.one_download import commit_of
+
+        commit = commit_of(path, config.model.revision)
+        return config.model_copy(update={"model": config.model.model_copy(update={"revision": commit})})
+
     def sizes(self, config: Config, folder: Path) -> Sizes:
         names = self.layout.networks
         shapes = {name: network(folder / name, config.model.variant) for name in names}

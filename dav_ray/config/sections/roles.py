@@ -47,6 +47,12 @@ class Role(Section):
     container: str | None = Field(
         default=None, description="image that this role runs in, with the same ray and dav_ray"
     )
+    price: float = Field(
+        default=0.0,
+        ge=0,
+        description="what one actor or rank costs per hour, in a currency of yours: the plan and the metric "
+        "`cost/per_sample` count with it",
+    )
     start_timeout_s: float = Field(
         default=1200.0, gt=0, description="longest wait for free resources; then the run fails and names the role"
     )

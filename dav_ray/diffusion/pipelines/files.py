@@ -10,12 +10,14 @@ import torch
 
 from dav_ray.diffusion.device import DTYPES
 from dav_ray.diffusion.pipelines.hub import is_hub_id, is_offline, not_from_the_hub
+from dav_ray.diffusion.pipelines.one_download import downloaded
 from dav_ray.diffusion.pipelines.schedulers import mistakes
 from dav_ray.diffusion.weight_files import sorted_header
 from dav_ray.errors import UserError
 
 LORA = "pytorch_lora_weights.safetensors"
 UNET = "unet/diffusion_pytorch_model.safetensors"
+DRAFT_FILES = ["config.json", "*.safetensors"]
 
 
 def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None) -> Any:
@@ -25,21 +27,24 @@ def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = No
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
+    # never a pickle
+    options: dict[str, Any] = {"variant": variant, "safety_checker": None, "use_safetensors": True}
+
+    def download(local_files_only: bool) -> str:
+        there = StableDiffusionPipeline.download(path, revision=revision, local_files_only=local_files_only, **options)
+        return str(there)
+
     try:
+        there = downloaded(path, revision, download) if is_hub_id(path) else path
         pipe: Any = StableDiffusionPipeline.from_pretrained(
-            path,
-            dtype=DTYPES[dtype],
-            variant=variant,
-            revision=revision,
-            safety_checker=None,
-            requires_safety_checker=False,
-            use_safetensors=True,  # never a pickle
+            there, dtype=DTYPES[dtype], requires_safety_checker=False, **options
         )
     except (OSError, ValueError) as error:  # what the hub's and diffusers' loaders raise; the words are theirs
         raise UserError(_not_loaded(path, error)) from error
     found = [f"model.path = {path}: can't be searched: {line}" for line in mistakes(_config(pipe.scheduler))]
     if found:
         raise UserError(found)
+    pipe.register_to_config(_name_or_path=path)  # not the cache's folder
     known = "clip_sample" in pipe.scheduler.config
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **({} if known else {"clip_sample": False}))
     return pipe
@@ -64,7 +69,13 @@ def load_draft_vae(path: str, vae: Any, dtype: str = "float32") -> Any:
     """An `AutoencoderTiny` for the latents and images of `vae`. UserError where its shapes are others."""
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-    draft: Any = AutoencoderTiny.from_pretrained(path, dtype=DTYPES[dtype], use_safetensors=True)
+    def download(local_files_only: bool) -> str:
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(path, allow_patterns=DRAFT_FILES, local_files_only=local_files_only)
+
+    there = downloaded(path, None, download) if is_hub_id(path) else path
+    draft: Any = AutoencoderTiny.from_pretrained(there, dtype=DTYPES[dtype], use_safetensors=True)
     sizes = [(m.config.latent_channels, m.config.out_channels, _enlarges(m)) for m in (draft, vae)]
     if sizes[0] != sizes[1]:
         words = ["{} latent channels, {} colours, {} times the size".format(*size) for size in sizes]

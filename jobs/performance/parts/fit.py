@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from dav_ray.mstep.fit import Fitter
 from dav_ray.run_dir import shards
+from jobs.performance.limit import BATCHES
 from jobs.performance.network import training_step
 from jobs.performance.options import Found, Options, measure_each
-from jobs.performance.parts.search import BATCHES, search
+from jobs.performance.parts.search import search
 from jobs.performance.timing import Series, best_batch, in_turn, seconds
 from jobs.performance.workloads import workload
 from jobs.tables import Table

@@ -103,7 +103,7 @@ def _workers(name: str, options: Options, number: int) -> Point:
     """Through the pipeline, with so many search workers on this machine."""
     work = workload(name, options.out, options.device, [f"roles.search.replicas={number}"])
     samples = CHUNKS * number * work.batch
-    with torch.no_grad(), pipeline(work, options.out) as through:
+    with torch.no_grad(), pipeline(work.config, work.name, options.out) as through:
         each = {"": lambda: through.seconds(work.chunk, CHUNKS * number) / samples}
         times = in_turn(each, min(3, options.turns))
     return Point("search", "workers", number, 0.0, times[""], 0.0)

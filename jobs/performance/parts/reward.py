@@ -62,7 +62,7 @@ def measure(name: str, options: Options) -> RewardTimes:
         words += [f"reward={{kind: jobs.performance.slow_reward:SlowReward, args: {{seconds: {each}}}}}"]
         slow = workload(name, options.out, options.device, [*words, "roles.reward.merge=false"])
         chunks = math.ceil(pipeline_chunks(work) / number)
-        with torch.no_grad(), pipeline(slow, options.out) as through:
+        with torch.no_grad(), pipeline(slow.config, slow.name, options.out) as through:
             contenders = {
                 "network": lambda: seconds(lambda: search(work), work.device) / work.batch,
                 "both": lambda: through.seconds(slow.chunk, chunks) / chunks / slow.batch,  # noqa: B023
