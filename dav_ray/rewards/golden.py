@@ -172,4 +172,4 @@ def some_rows(samples: np.ndarray, conditions: Sequence[str]) -> tuple[np.ndarra
     """The samples that become golden: a copy of a few, from first to last. Those that stand side by side are candidates
     of one state, and nearly the same."""
     rows = np.linspace(0, max(0, len(samples) - 1), min(len(samples), ROWS)).round().astype(int).tolist()
-    return np.array(samples[rows]), tuple(conditions[row] for row in rows)
+    return np.array(samples[rows]), tuple(conditions[int(row)] for row in rows)
