@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dav_ray import __version__
-from dav_ray.cli.checks import COMMENT, announce, dry_run_text, require_model, require_run
+from dav_ray.cli.checks import COMMENT, announce, dry_run_text, require_model, require_run, show_imports
 from dav_ray.cli.failures import exit_codes
 from dav_ray.cli.lists import show_list
 from dav_ray.cli.options import Address, Overrides, RecipeName, RunDir
@@ -35,6 +35,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the installed command."""
+    show_imports()
     app(prog_name="dav-ray")
 
 
@@ -67,6 +68,7 @@ def run(
 ) -> None:
     """Align a model. The same command on the same run directory continues where it stopped."""
     with exit_codes():
+        from dav_ray.config.batches import too_few_chunks
         from dav_ray.config.checks.preflight import check, check_address, check_run_dir
         from dav_ray.config.plan import cores, crowded
         from dav_ray.config.recipe.load import load
@@ -85,6 +87,8 @@ def run(
         return
     if address == "local" and (line := crowded(loaded.config, cores())):
         typer.echo(line)
+    if words := too_few_chunks(loaded.config):
+        typer.echo(words)
     with exit_codes(place):
         from dav_ray.runtime import driver
 

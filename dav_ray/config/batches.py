@@ -15,7 +15,10 @@ from dav_ray.config.schema import Config
 LARGEST = 1024  # rows
 ENOUGH = 0.95  # of the best throughput
 GAIN = 1.03  # of throughput by a doubling; two that bring less end the search
+SHARE = 0.9  # of the memory that a role's actor has
+TRAINED = 16  # bytes of a trained parameter beside its value: gradient 4, AdamW's moments 8, DDP's bucket 4
 LONGEST_S = 20.0  # of a call; larger ones are not tried
+CHUNKS_EACH = 3  # per search worker: with fewer, workers of unequal speed wait for the slowest at a round's end
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,28 @@ def states_per_trajectory(config: Config) -> int:
 
 
 def largest_chunk(config: Config) -> int:
-    """Trajectories, so that every search worker gets two chunks; not fewer than the ranks need in a group."""
+    """Trajectories, so that every search worker gets enough chunks; not fewer than the ranks need in a group."""
     search, roles = config.search, config.roles
-    shared = ceil(search.trajectories / (2 * roles.search.replicas))
+    shared = ceil(search.trajectories / (CHUNKS_EACH * roles.search.replicas))
     return min(search.trajectories, max(shared, ceil(roles.train.replicas / config.mstep.group)))
+
+
+def too_few_chunks(config: Config) -> str:
+    """What is to be said where a round has so few chunks that search workers, at most as many as the pool may grow to,
+    stand idle; else nothing. Two workers without a GPU are left alone: what they could gain costs little."""
+    search, workers = config.search, config.roles.search.replicas
+    chunks, needed = ceil(search.trajectories / search.chunk), CHUNKS_EACH * workers
+    small_pool = workers == 1 or (workers == 2 and not config.roles.search.gpus)
+    if chunks >= needed or small_pool or config.batches == "probed":
+        return ""
+    idle = f", {workers - chunks} of which get none" if chunks < workers else ""
+    said = f"{chunks} chunks per round for {workers} search workers{idle}: from {needed} on they stay busy; set "
+    if (least := max(1, search.trajectories // needed)) == search.chunk:
+        fewer = max(1, chunks // CHUNKS_EACH)
+        return f"{said}search.trajectories = {needed * least} or roles.search.replicas = {fewer}"
+    more = f" and search.trajectories = {needed}" if search.trajectories < needed else ""
+    group = ceil(config.mstep.group * search.chunk / least)
+    return f"{said}search.chunk = {least}{more}; mstep.group = {group} keeps the trainer's groups about as large"
 
 
 def chunk_for(config: Config, micro_batch: int) -> int:
@@ -109,6 +130,3 @@ def _foreseen(found: Sequence[Measured], size: int) -> float:
 def _flat(found: Sequence[Measured]) -> bool:
     gains = [b.rate / a.rate for a, b in zip(found, found[1:], strict=False)]
     return len(gains) >= 2 and max(gains[-2:]) < GAIN
-
-
-TRAINED = 16  # bytes

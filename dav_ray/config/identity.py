@@ -85,10 +85,12 @@ RULES = (  # the first that names a key counts
     Rule(("track", "track.**"), True, "trackers only watch"),
     Rule(("retain", "retain.**"), True, "it counts from now on; what was deleted does not come back"),
     Rule(
-        ("search.chunk", "search.micro_batch", "search.decode_batch", "mstep.micro_batch", "mstep.group", "batches"),
+        ("search.chunk", "search.micro_batch", "search.decode_batch", "search.gradient_batch")
+        + ("mstep.micro_batch", "mstep.group", "batches"),
         False,
         "the shapes of batches decide the last bits of every result",
     ),
+    Rule(("mstep.checkpointing",), True, "memory against time: the gradients are the same"),
     Rule(("model.**",), False, "another model is another run"),
     Rule(("init", "init.**"), False, "the run has started; " + ANEW),
     Rule(("**",), False, "it decides what a round finds or learns; " + ANEW),

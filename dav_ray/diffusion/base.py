@@ -5,16 +5,20 @@ x_t has shape [B, *event]; t = T..1; `Kernel` is p(x_{t-1} | x_t, c), guidance a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from dav_ray.diffusion.device import free_memory, in_a_line, out_of_memory
 from dav_ray.diffusion.noise import Draws
 from dav_ray.types import Cost, StepLoss, Transitions
+
+Called = TypeVar("Called")
 
 
 class Kernel(Protocol):
@@ -90,6 +94,7 @@ class Diffusion(Protocol):
     timeless: bool  # what the network says is a function of x_t alone: equal states need one evaluation, whatever t
     adapted: bool  # the policy is adapters on the pretrained weights
     rooms: tuple[Room, ...]  # of its networks: what goes through each at once
+    graphs: Room  # states whose autograd graph, of all networks, is held at the same time
 
     @property
     def policy_file(self) -> str:
@@ -156,6 +161,11 @@ class Diffusion(Protocol):
         """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
         ...
 
+    def checkpoint(self) -> None:
+        """From now on hold less for the backward pass, which computes the rest again: the same gradients. ValueError
+        where the network can't."""
+        ...
+
     def write_policy(self, folder: Path) -> None:
         """The policy as users load it, in a folder of its own. The same weights give the same bytes."""
         ...
@@ -173,13 +183,19 @@ class Adaptable(Diffusion, Protocol):
         ...
 
 
+class NoRoom(MemoryError):
+    """One state at a time does not fit in memory."""
+
+
 @dataclass
 class Room:
     """How many states go through a network at once: `limit` at most, less once memory ran out (`halve`)."""
 
     limit: int
     most: int = 0  # that did so far
-    halved: bool = False
+    name: str = "network"
+    # told(room, cause) once a call ran out of memory and is made again in halves; None: the caller mends it
+    told: Callable[[Room, str], None] | None = None
 
     def calls(self, total: int) -> Sequence[slice]:
         self.most = max(self.most, min(total, self.limit))
@@ -190,13 +206,35 @@ class Room:
         if self.most <= 1:
             return False
         self.limit = self.most = self.most // 2
-        self.halved = True
         return True
 
-
-def rows_with_graph(rooms: Sequence[Room], total: int) -> Sequence[slice]:
-    """States whose autograd graph is held at the same time: all, until memory ran out."""
-    return rows_per_call(total, min([room.limit for room in rooms if room.halved], default=total))
+    def each(self, total: int, call: Callable[[slice], Called]) -> Iterator[Called]:
+        """call(rows) for all rows in order. One that runs out of memory is made again in halves, and later ones take no
+        more: what was computed before stays. NoRoom where one state is too many; what `call` raised where nobody is
+        told."""
+        pieces = list(reversed(self.calls(total)))
+        while pieces:
+            rows = pieces.pop()
+            try:
+                found = call(rows)
+            except (MemoryError, RuntimeError) as error:
+                if self.told is None or not out_of_memory(error):
+                    raise
+                cause = in_a_line(error)
+            else:
+                yield found
+                del found  # not to be held during the next call
+                continue
+            free_memory()  # what the frames held, now that they are gone
+            self.most = rows.stop - rows.start
+            if not self.halve():
+                raise NoRoom(cause)
+            self.told(self, cause)
+            pieces = [
+                slice(wide.start + part.start, wide.start + part.stop)
+                for wide in (*pieces, rows)
+                for part in reversed(self.calls(wide.stop - wide.start))
+            ]
 
 
 def rows_per_call(total: int, limit: int) -> Sequence[slice]:
@@ -204,3 +242,30 @@ def rows_per_call(total: int, limit: int) -> Sequence[slice]:
     calls = -(-total // limit)
     edges = [round(i * total / calls) for i in range(calls + 1)]
     return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+@contextlib.contextmanager
+def uncounted_if_failed(diffusion: Diffusion) -> Iterator[None]:
+    """What is evaluated in the block counts only where it ends well: it may be done again."""
+    spent = diffusion.cost
+    try:
+        yield
+    except BaseException:
+        diffusion.cost = spent
+        raise
+
+
+def joined(total: int, pieces: Iterator[Tensor]) -> Tensor:
+    """The pieces in one tensor of `total` rows, one piece at a time beside it. At least one piece."""
+    first = next(pieces)
+    if len(first) == total:
+        return first
+    whole = first.new_empty((total, *first.shape[1:]))
+    end = len(first)
+    whole[:end] = first
+    del first
+    for piece in pieces:
+        whole[end : end + len(piece)] = piece
+        end += len(piece)
+        del piece
+    return whole

@@ -11,6 +11,7 @@ import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 MOST_FROM_HEAP, MOST_KEPT = 32 * 2**20, 2**30  # bytes; more than 32 MiB is never taken from the heap
+CUDA_CONTEXT = 0.6e9  # bytes that a process takes on a GPU before its first tensor
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -47,6 +48,15 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(MMAP_THRESHOLD, MOST_FROM_HEAP)
         libc.mallopt(TRIM_THRESHOLD, MOST_KEPT)
+
+
+def keep_to_share(gpus: float) -> None:
+    """Hold this process' tensors to its part of a GPU that it shares, so that it runs out of memory before a neighbour
+    does. gpus: its part, its CUDA context included; nothing happens with a whole one, or without CUDA."""
+    if not 0 < gpus < 1 or not torch.cuda.is_available():
+        return
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(max(gpus / 2, gpus - CUDA_CONTEXT / total))
 
 
 def memory_in_words() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ class PolicyNetwork(ABC):
         """network: the pretrained torch module, on the device; autocast: precision of its calls, a name of `DTYPES`."""
         self.cost = Cost()
         self.adapted = False
+        self.graphs = Room(sys.maxsize, name="gradient")
         self._network = network
         self._policy: Any = network  # what is called with gradients: the network, or its DDP wrapper
         self._frozen: Any = None  # a copy of the pretrained network, for full weights only
@@ -67,6 +69,14 @@ class PolicyNetwork(ABC):
         """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
         self._policy = wrap(self._network)
         return self._policy
+
+    def checkpoint(self) -> None:
+        """From now on hold the inputs of the network's blocks alone for the backward pass, which computes the rest
+        again: the same gradients. ValueError where the network knows no such thing."""
+        enable = getattr(self._network, "enable_gradient_checkpointing", None)
+        if enable is None:
+            raise ValueError(f"{type(self._network).__name__} has no enable_gradient_checkpointing")
+        enable()
 
     # -- its parameters -------------------------------------------------------------------------------------------
 
@@ -113,11 +123,14 @@ class PolicyNetwork(ABC):
         return self._network if self._frozen is None else self._frozen
 
     def _evaluated(self, states: int, room: Room, call: Callable[[Any, slice], Tensor], *, reference: bool) -> Tensor:
-        """call(network, rows) of all states, joined: counted, and as many rows at a time as there is room for."""
+        """call(network, rows) of all states, joined: counted, and as many rows at a time as there is room for. Where
+        graphs are held, smaller calls hold no less: whoever bounds the states mends that."""
         self._count(states, reference=reference)
         network = self.called(reference=reference)
         with self._reference() if reference else contextlib.nullcontext():
-            return torch.cat([call(network, rows) for rows in room.calls(states)])
+            if torch.is_grad_enabled():
+                return torch.cat([call(network, rows) for rows in room.calls(states)])
+            return torch.cat(list(room.each(states, lambda rows: call(network, rows))))
 
     def _reference(self) -> contextlib.AbstractContextManager[Any]:
         """Within it the network is the pretrained one: adapters are off, bit-equal to the base. A frozen copy needs

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dav_ray.moved import names_of
 from dav_ray.registry import Entry, Registry
 from dav_ray.rewards.function import FunctionReward
 from dav_ray.rewards.samples.pixels import wants_of
@@ -95,3 +96,7 @@ def features(target: str) -> Any:
 def resolve(kind: str) -> Any:
     """The class or function of a reward. Unregistered: why the name is none; else what the import raised."""
     return REWARDS.load(kind)
+
+
+if not TYPE_CHECKING:  # pyright would take any name for one of this module's
+    __getattr__ = names_of("rewards.registry")

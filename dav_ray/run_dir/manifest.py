@@ -105,11 +105,14 @@ class ManifestStore:
         """The manifest as it is stored. Raises StaleEpoch, RunError as the methods that write do."""
         return self._refreshed()
 
-    def commit(self, shards: Sequence[Shard], *, ahead: bool = False) -> tuple[Shard, ...]:
+    def commit(
+        self, shards: Sequence[Shard], *, ahead: bool = False, lost: Collection[Shard] = ()
+    ) -> tuple[Shard, ...]:
         """Accept chunks of the open round, or of the next one (`ahead`); returns all committed ones, in chunk order.
 
-        The first shard of a chunk stays: a later one of the same chunk is dropped, whatever its content.
-        Raises ValueError for a shard of another round or of another policy version than the round's first.
+        The first shard of a chunk stays: a later one of the same chunk is dropped, whatever its content. Only one of
+        `lost`, which can't be read any more, is replaced. Raises ValueError for a shard of another round or of another
+        policy version than the round's first.
         """
 
         def change(manifest: Manifest) -> Manifest:
@@ -117,7 +120,8 @@ class ManifestStore:
             committed = {shard.chunk: shard for shard in manifest.shards_of(round)}
             for shard in shards:
                 _check_belongs(shard, round, committed)
-                committed.setdefault(shard.chunk, shard)
+                if committed.setdefault(shard.chunk, shard) in lost:
+                    committed[shard.chunk] = shard
             ordered = tuple(committed[chunk] for chunk in sorted(committed))
             return replace(manifest, ahead=ordered) if ahead else replace(manifest, shards=ordered)
 

@@ -14,6 +14,7 @@ from dav_ray.run_dir import shards
 from dav_ray.run_dir.manifest import ManifestStore, Shard, ShardLost
 from dav_ray.run_dir.reward_columns import PREFIX, accepted_means, shown, with_columns
 from dav_ray.run_dir.storage.uri import open_storage
+from dav_ray.runtime.spent import Spent
 from dav_ray.search.weighting.weights import log_z, normalise
 from dav_ray.types import Cost
 
@@ -39,7 +40,7 @@ class SearchedChunk:
     shard: Shard
     scores: ChunkScores
     cost: Cost
-    seconds: float
+    spent: Spent
     memory_gb: float  # most GPU memory of the worker so far; 0 without a GPU
     reward_bytes: int = 0  # of samples that were sent to rewards
     deviations: Mapping[str, float] = field(default_factory=dict)  # of golden scores, by reward, in the worker

@@ -17,7 +17,7 @@ from dav_ray.evaluation.kinds import sample_kind
 from dav_ray.evaluation.measure import evaluation_chunks, one_line, rise, summarise, table_path
 from dav_ray.report.table import read_metrics
 from dav_ray.run_dir import shards
-from dav_ray.run_dir.manifest import ManifestStore, ShardLost
+from dav_ray.run_dir.manifest import ManifestStore, Shard, ShardLost
 from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.runtime import measured_alpha
@@ -28,6 +28,7 @@ from dav_ray.runtime.initial_policy import initial_name
 from dav_ray.runtime.reward.fleet import FleetView
 from dav_ray.runtime.search.dispatch import Dispatcher
 from dav_ray.runtime.session import Session
+from dav_ray.runtime.spent import Ledger
 from dav_ray.runtime.train.job import TrainJob
 from dav_ray.runtime.watch.choice_hints import ChoiceHints, alternatives
 from dav_ray.runtime.watch.progress import Progress
@@ -56,6 +57,7 @@ class Rounds:
         self._job = TrainJob(config, actors.ranks, log, self._reload)
         self._prompts, self._kind = config.prompts, sample_kind(config)
         self._accepted: dict[int, dict[int, Accepted]] = {}  # round -> index -> chunk, of rounds that are not closed
+        self._lost: dict[int, dict[int, Shard]] = {}  # the same of committed shards that can't be read any more
         self._searched: set[int] = set()  # rounds, by this driver
         self._alpha = math.nan  # the temperature of the run's searches, once it is known
         self._hints = ChoiceHints(config.search, storage, log, progress)
@@ -76,7 +78,7 @@ class Rounds:
         if streams:
             self._job.open(round)
             self._job.stream(accepted)
-        cost, memory_gb, sent = Cost(), 0.0, 0
+        cost, memory_gb, ledger, sent = Cost(), 0.0, Ledger(), 0
         missed: dict[str, float] = {}
 
         def commit(chunk: Chunk, table: Any, found: SearchedChunk) -> None:
@@ -86,6 +88,7 @@ class Rounds:
             memory_gb = max(memory_gb, found.memory_gb)
             accepted[chunk.index] = self._commit(chunk, table, found)
             cost = cost + found.cost
+            ledger.add(found.spent)
             if streams:
                 self._job.stream(accepted)
 
@@ -102,7 +105,7 @@ class Rounds:
         self._fleet.flush()
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
         values = search_metrics(self._in_order(round), cost, seconds, searched)
-        values |= self._busy_shares(busy, seconds) | self._fleet.deviations()
+        values |= self._busy_shares(busy, seconds) | ledger.metrics() | self._fleet.deviations()
         values |= {f"golden/deviation/{name}": gap for name, gap in missed.items()}
         values["search/reward_bytes_per_sample"] = sent / max(searched, 1)
         if memory_gb:
@@ -120,22 +123,28 @@ class Rounds:
     def _commit(self, chunk: Chunk, table: Any, found: SearchedChunk) -> Accepted:
         """The manifest names the shard: from here on the chunk is accepted."""
         shard = found.shard
-        committed = self._store.commit([shard], ahead=chunk.round > self._store.current.round)
+        lost = self._lost.get(chunk.round, {}).pop(shard.chunk, None)
+        ahead = chunk.round > self._store.current.round
+        committed = self._store.commit([shard], ahead=ahead, lost=() if lost is None else (lost,))
         named = next(s for s in committed if s.chunk == shard.chunk)
-        if named != shard:  # the chunk was searched again, as its shard was lost
-            raise RunError("storage", f"shard {named.path} is lost, and its search now gives sha256 {shard.sha256}")
+        if named != shard:
+            raise RunError("storage", f"shard {named.path} is there, and its search now gives sha256 {shard.sha256}")
+        if lost is not None and lost != shard:  # by another kind of GPU or CPU, or another library
+            fields = {"chunk": shard.chunk, "lost": lost.sha256, "sha256": shard.sha256}
+            self._log.event("shard_replaced", round=chunk.round, **fields)
         self._actors.ranks.ensure()
-        self._log.event("chunk_committed", round=chunk.round, chunk=shard.chunk, seconds=round(found.seconds, 3))
+        self._log.event("chunk_committed", round=chunk.round, chunk=shard.chunk, seconds=round(found.spent.seconds, 3))
         return Accepted(table, shard, found.scores)
 
     def _chunks_of(self, round: int) -> dict[int, Accepted]:
         """The committed chunks of the open round or of the next one, by index; read back after a restart. Without those
-        whose shards are lost: the same search gives them again."""
+        whose shards are lost: they are searched again."""
         if round not in self._accepted:
             found, lost = self._read_back(round)
-            for error in lost:
+            for error in lost.values():
                 self._log.event("shard_lost", round=round, cause=error.cause)
             self._accepted[round] = {chunk.index: chunk for chunk in found}
+            self._lost[round] = {shard.chunk: shard for shard in lost}
         return self._accepted[round]
 
     def _in_order(self, round: int) -> list[Accepted]:
@@ -145,11 +154,11 @@ class Rounds:
     def _reload(self, round: int) -> list[Accepted]:
         """A round's committed chunks, read back. Raises ShardLost."""
         found, lost = self._read_back(round)
-        if lost:
-            raise lost[0]
+        for error in lost.values():
+            raise error
         return found
 
-    def _read_back(self, round: int) -> tuple[list[Accepted], list[ShardLost]]:
+    def _read_back(self, round: int) -> tuple[list[Accepted], dict[Shard, ShardLost]]:
         """A round's committed chunks, read by tasks on the cluster, checksums verified; what is lost of them."""
         load: Any = ray.remote(load_shard).options(num_cpus=1, num_returns=2, max_retries=3)
         shards = self._store.current.shards_of(round)
@@ -166,7 +175,8 @@ class Rounds:
             for shard, (table, _), scores in zip(shards, refs, read, strict=True)
             if not isinstance(scores, ShardLost)
         ]
-        return found, [scores for scores in read if isinstance(scores, ShardLost)]
+        lost = {s: scores for s, scores in zip(shards, read, strict=True) if isinstance(scores, ShardLost)}
+        return found, lost
 
     def _chunks(self, round: int) -> list[Chunk]:
         """The round's work items."""
@@ -181,7 +191,7 @@ class Rounds:
         ]
 
     def _busy(self) -> tuple[float, float, float]:
-        """Seconds that search workers worked, that rewards' replicas worked, and that these were there, added up."""
+        """Seconds that search workers computed, that rewards' replicas worked, and that these were there, added up."""
         return self._dispatcher.busy_s, *self._fleet.seconds()
 
     def _busy_shares(self, before: tuple[float, float, float], seconds: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dav_ray.diffusion.base import Diffusion, Kernel, Prediction, rows_with_graph
+from dav_ray.diffusion.base import Diffusion, Kernel, Prediction, uncounted_if_failed
 from dav_ray.diffusion.noise import Draws, KeyedNoise
 from dav_ray.search.base import Scorer
 from dav_ray.search.states import Expansion, Front, Known, Parents, Reuse
@@ -142,10 +142,12 @@ class Dav:
             prediction = front.prediction or diffusion.predict(front.x, t, conditions)
             return prediction, prediction.kernel, 0
         scale = torch.as_tensor(temper / self.alpha, dtype=torch.float64).reshape(-1, 1).expand(len(front.x), 1)
-        parts = [
-            self._slope(diffusion, scorer, front.x[rows], t, conditions[rows], scale[rows])
-            for rows in rows_with_graph(diffusion.rooms, len(front.x))
-        ]
+
+        def slope(rows: slice) -> tuple[Prediction, Tensor]:
+            with uncounted_if_failed(diffusion):
+                return self._slope(diffusion, scorer, front.x[rows], t, conditions[rows], scale[rows])
+
+        parts = list(diffusion.graphs.each(len(front.x), slope))
         prediction = functools.reduce(Prediction.join, (part for part, _ in parts))
         return prediction, prediction.kernel.tilt(torch.cat([g for _, g in parts])), len(conditions)
 

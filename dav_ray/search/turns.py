@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -21,16 +22,19 @@ Found = TypeVar("Found")
 
 
 class Turns:
-    """The right to compute. The model counts evaluations: each part sees its own count."""
+    """The right to compute. The model counts evaluations: each part sees its own count.
+
+    computed_s: seconds in which one of the parts computed; in the others all of them waited."""
 
     def __init__(self, diffusion: Diffusion) -> None:
         self._diffusion, self._lock = diffusion, threading.Lock()
         self._failed = False
+        self._since, self.computed_s = 0.0, 0.0
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Waits for its turn. Raises Abandoned where another part failed; a failure in here is told to the others."""
-        self._lock.acquire()
+        self._take()
         try:
             self._check()
             yield
@@ -38,19 +42,27 @@ class Turns:
             self._failed = True
             raise
         finally:
-            self._lock.release()
+            self._give()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Within `computing`: others may compute until the block is left."""
         spent = self._diffusion.cost
-        self._lock.release()
+        self._give()
         try:
             yield
         finally:
-            self._lock.acquire()
+            self._take()
             self._diffusion.cost = spent
         self._check()
+
+    def _take(self) -> None:
+        self._lock.acquire()
+        self._since = time.monotonic()
+
+    def _give(self) -> None:
+        self.computed_s += time.monotonic() - self._since
+        self._lock.release()
 
     def _check(self) -> None:
         if self._failed:
@@ -61,10 +73,9 @@ class Abandoned(Exception):
     """Another part failed."""
 
 
-def in_turns(diffusion: Diffusion, parts: Sequence[Part], work: Callable[[Part, Turns], Found]) -> list[Found]:
+def in_turns(turns: Turns, parts: Sequence[Part], work: Callable[[Part, Turns], Found]) -> list[Found]:
     """work(part, turns) for every part, each in a thread of its own, which computes unless it says that it waits.
     Raises what the first part raised that failed by itself."""
-    turns = Turns(diffusion)
 
     def one(part: Part) -> Found:
         with turns.computing():

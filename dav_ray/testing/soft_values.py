@@ -143,6 +143,7 @@ class ExactValues:
 
     def __init__(self, diffusion: MaskedDiffusion, reward: Scores, alpha: float) -> None:
         self.steps = diffusion.steps
+        self.graphs = diffusion.graphs
         self._diffusion, self._values = diffusion, alpha * soft_values(diffusion, reward, alpha)
 
     @property

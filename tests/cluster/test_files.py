@@ -22,8 +22,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = sorted(CLUSTER.glob("*.sh"))
 METRICS = {  # what a run exports, as Prometheus sees it
     *(f"ray_dav_{name}" for name in ("reward", "reward_mean", "reward_std", "search_ess", "search_nfe_per_sample")),
-    *(f"ray_dav_{name}" for name in ("search_samples_per_s", "mstep_nll", "mstep_kl", "mstep_grad_norm")),
+    *(
+        f"ray_dav_{name}"
+        for name in ("search_samples_per_s", "search_reward_wait_share", "mstep_nll", "mstep_kl", "mstep_grad_norm")
+    ),
     *(f"ray_dav_{name}" for name in ("time_estep_s", "time_mstep_s", "util", "diversity", "heldout", "round")),
+    *(f"ray_dav_{name}" for name in ("search_decode_share", "chunk_s")),
     *(f"ray_dav_{name}" for name in ("chunks_committed_total", "chunks_outstanding", "workers")),
 }
 
@@ -166,7 +170,7 @@ def test_versions_are_the_projects() -> None:
     pinned = set()
     for path in (CLUSTER / "Dockerfile", *(CLUSTER / name for name in CLUSTERS), CLUSTER / "README.md"):
         text = path.read_text()
-        tags = re.findall(r"dav-ray:([\d.]+)-ray([\d.]+\d)", text)
+        tags = re.findall(r"(?:dav-ray|REGISTRY):([\d.]+)-ray([\d.]+\d)", text)
         assert tags and {tag[0] for tag in tags} == {PROJECT["version"]}, path.name
         pinned |= {tag[1] for tag in tags}
         pinned |= set(re.findall(r"(?:rayVersion: |ARG RAY=)([\d.]+)", text))
@@ -192,6 +196,9 @@ def test_dockerfile() -> None:
         i for i, name in enumerate(names) if name == "RUN"
     )
     assert "RAY_AUTH_MODE=token" in dict(steps)["ENV"]
+    # torch.compile launches its kernels by C that it builds on the node, and keeps where all nodes are
+    assert {"gcc", "libc6-dev"} <= set(next(words for name, words in steps if name == "RUN").split())
+    assert "TORCHINDUCTOR_CACHE_DIR=/runs/" in dict(steps)["ENV"]
     sent = (ROOT / ".dockerignore").read_text().splitlines()
     for _, words in (step for step in steps if step[0] == "COPY"):
         for source in words.split()[:-1]:
@@ -251,3 +258,12 @@ def test_readme_names_files_that_exist() -> None:
     text = (CLUSTER / "README.md").read_text()
     named = set(re.findall(r"(?:cluster|jobs)/[\w.-]+\.\w+", text))
     assert named and all((ROOT / name).exists() for name in named)
+
+
+def test_every_file_names_the_image_of_this_release() -> None:
+    dockerfile = (CLUSTER / "Dockerfile").read_text()
+    ray = re.search(r"^ARG RAY=(\S+)$", dockerfile, re.M)
+    assert ray
+    tags = {file.name: set(re.findall(r"\d[\d.]*-ray[\d.]*\d", file.read_text())) for file in CLUSTER.iterdir()}
+    assert {name for name, found in tags.items() if found} >= {"Dockerfile", "README.md", "aws.yaml", "gcp.yaml"}
+    assert {tag for found in tags.values() for tag in found} == {f"{PROJECT['version']}-ray{ray[1]}"}

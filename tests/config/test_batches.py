@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
-from dav_ray.config.batches import Batches, Measured, choose, chunk_for, grow, largest_chunk
+from dav_ray.config.batches import Batches, Measured, choose, chunk_for, grow, largest_chunk, too_few_chunks
 from dav_ray.config.build import build
 from dav_ray.config.checks.preflight import check_run_dir
 from dav_ray.config.plan import plan, render
@@ -90,8 +90,8 @@ def config(mstep: dict[str, Any] | None = None, ranks: int = 1, workers: int = 1
         (2, config(candidates=16, trajectories=640), 1),
         (128, config(kind="smc", candidates=2, particles=8, trajectories=640), 8),
         (128, config(kind="none", candidates=4, trajectories=640), 128),
-        (1024, config(candidates=4, trajectories=64), 32),  # two chunks for the worker
-        (1024, config(candidates=4, trajectories=64, workers=3), 11),
+        (1024, config(candidates=4, trajectories=64), 22),  # three chunks for the worker
+        (1024, config(candidates=4, trajectories=64, workers=3), 8),
         (1, config(candidates=4, trajectories=64, ranks=5), 5),  # a group holds a trajectory per rank
         (1, config({"group": 2}, candidates=4, trajectories=64, ranks=5), 3),
         (1024, config(candidates=4, trajectories=7, workers=9, ranks=4), 4),
@@ -102,6 +102,51 @@ def test_chunks_fill_micro_batches_within_what_workers_and_ranks_need(
     micro_batch: int, made: Config, chunk: int
 ) -> None:
     assert chunk_for(made, micro_batch) == chunk <= largest_chunk(made) <= made.search.trajectories
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            {"workers": 64, "trajectories": 320, "chunk": 8},
+            "40 chunks per round for 64 search workers, 24 of which get none: from 192 on they stay busy; set "
+            "search.chunk = 1; mstep.group = 8 keeps the trainer's groups about as large",
+        ),
+        (
+            {"workers": 16, "trajectories": 320, "chunk": 8, "mstep": {"group": 2}},
+            "40 chunks per round for 16 search workers: from 48 on they stay busy; set search.chunk = 6; "
+            "mstep.group = 3 keeps the trainer's groups about as large",
+        ),
+        (
+            {"workers": 8, "trajectories": 20, "chunk": 4},
+            "5 chunks per round for 8 search workers, 3 of which get none: from 24 on they stay busy; set search.chunk "
+            "= 1 and search.trajectories = 24; mstep.group = 4 keeps the trainer's groups about as large",
+        ),
+        (
+            {"workers": 8, "trajectories": 20, "chunk": 1},
+            "20 chunks per round for 8 search workers: from 24 on they stay busy; set search.trajectories = 24 or "
+            "roles.search.replicas = 6",
+        ),
+        ({"workers": 13, "trajectories": 320, "chunk": 8}, ""),  # 40 = 3 x 13 + 1
+        ({"workers": 1, "trajectories": 4, "chunk": 4}, ""),
+        ({"workers": 2, "trajectories": 64, "chunk": 16}, ""),
+    ],
+)
+def test_a_pool_that_will_stand_idle_is_named_with_what_to_set(words: dict[str, Any], said: str) -> None:
+    made = config(**words).model_copy(update={"batches": "given"})
+    assert too_few_chunks(made) == said
+    assert (f"warning                  {said}" in render(made, plan(made))) == bool(said)
+    assert too_few_chunks(made.model_copy(update={"batches": "probed"})) == ""
+
+
+def test_what_is_said_of_an_idle_pool_mends_it() -> None:
+    """Also where the pool may grow: replicas is what it grows to at most."""
+    keys = ["roles.search.replicas=64", "roles.search.min_replicas=2"]
+    said = too_few_chunks(load("sd15", keys).config)
+    found = dict(re.findall(r"([a-z.]+) = (\d+)", said))
+    mended = load("sd15", [*keys, *(f"{key}={value}" for key, value in found.items())]).config
+    assert found and too_few_chunks(mended) == "" == too_few_chunks(load("sd15").config)
+    assert plan(mended).optimizer_steps == plan(load("sd15", keys).config).optimizer_steps
 
 
 def test_ranks_are_held_against_the_chunk_only_where_it_is_given() -> None:
@@ -167,7 +212,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 def test_a_masked_model_is_timed_in_search_and_training(masked: Config) -> None:
-    """16 trajectories of 2 candidates, two chunks: 16 states at once; 16 transitions per step."""
+    """16 trajectories of 2 candidates, three chunks: 12 states at once; 16 transitions per step."""
     search, train = probe_search(masked, "cpu"), probe_train(masked, "cpu")
     assert search.measured.keys() == {"network"} and train.measured.keys() == {"train"}
     for found, most in ((search.measured["network"], 16), (train.measured["train"], 16)):

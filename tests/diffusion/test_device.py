@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from dav_ray.diffusion.device import keep_to_share
 
 COUNT = """
 import resource, torch
@@ -35,3 +38,21 @@ def test_memory_that_is_asked_for_again_costs_no_page_faults() -> None:
         words = [sys.executable, "-c", COUNT.format(keep=keep)]
         faults.append(int(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
     assert faults[0] < 0.2 * faults[1] and faults[1] > 5000
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fraction"),
+    [(0.5, 0.5 - 0.6 / 24), (0.9, 0.9 - 0.6 / 24), (0.02, 0.01), (1.0, None), (0.0, None)],
+)
+def test_a_process_keeps_to_its_part_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, fraction: float | None
+) -> None:
+    """Of 24 GB, its CUDA context of 0.6 GB left out, which no limit of torch counts."""
+    held: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", held.append)
+    keep_to_share(gpus)
+    assert held == []  # there is no GPU here
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1, int(24e9)))
+    keep_to_share(gpus)
+    assert held == ([] if fraction is None else pytest.approx([fraction]))

@@ -134,6 +134,23 @@ def test_the_first_shard_of_a_chunk_stays(storage: Storage) -> None:
     assert store.commit([other, rival]) == (first, other)
 
 
+def test_a_lost_shard_gives_way_to_the_one_that_was_searched_again(storage: Storage) -> None:
+    """Other bits, as another kind of GPU gives; what is there stays, and an answer that was lost changes nothing."""
+    store = driver(storage)
+    first, kept = written_shard(storage, 0, b"first"), written_shard(storage, 1)
+    store.commit([first, kept])
+    second, rival = written_shard(storage, 0, b"second"), written_shard(storage, 1, b"rival")
+    assert store.commit([second, rival], lost=[first]) == (second, kept)
+    third = written_shard(storage, 0, b"third")
+    assert store.commit([third], lost=[first]) == (second, kept) == store.commit([second], lost=[first])
+    assert driver(storage).current.shards == (second, kept)
+    ahead = written_shard(storage, 0, b"first", round=2)
+    again = written_shard(storage, 0, b"second", round=2)
+    newer = driver(storage)
+    newer.commit([ahead], ahead=True)
+    assert newer.commit([again], ahead=True, lost=[ahead]) == (again,)
+
+
 def test_commit_refuses_what_is_not_of_this_round(storage: Storage) -> None:
     store = driver(storage)
     store.commit([written_shard(storage, 0)])

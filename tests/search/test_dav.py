@@ -429,8 +429,21 @@ def test_no_search_weighs_for_the_current_anchor_alone() -> None:
 def test_gradients_in_pieces_are_those_of_all_states_at_once() -> None:
     """As they are taken once memory ran out; the reward is asked piece by piece too."""
     toy = LinearGaussian().shifted(0.8)
-    toy.rooms = (Room(2, halved=True),)
+    toy.graphs = Room(2)
     whole, pieces = search(gradient=True), search(gradient=True, toy=toy)
     torch.testing.assert_close(pieces.states, whole.states)
     torch.testing.assert_close(pieces.log_weight, whole.log_weight)
     assert pieces.cost == whole.cost
+    toy.graphs = Room(10, told=lambda *_: None)
+    wide = toy.predict
+
+    def narrow(x: Tensor, *rest: Any, **options: Any) -> Prediction:
+        found = wide(x, *rest, **options)
+        if torch.is_grad_enabled() and len(x) > 2:  # after it was counted
+            raise torch.OutOfMemoryError
+        return found
+
+    toy.predict = narrow
+    again = search(gradient=True, toy=toy)
+    assert toy.graphs.limit <= 2 and again.cost == whole.cost
+    torch.testing.assert_close(again.log_weight, whole.log_weight)

@@ -60,7 +60,7 @@ def run(search: Any, toy: LinearGaussian, scorer: Scorer, parts: Sequence[Chunk]
         noise = KeyedNoise(part.seed, part.round, part.trajectories)
         return search(toy, scorer.of("0", turns.waiting), part.conditions, noise)
 
-    return in_turns(toy, parts, work)
+    return in_turns(Turns(toy), parts, work)
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=["reference", "gradient", "smc"])
@@ -78,6 +78,24 @@ def test_turns_change_no_bit_and_no_count(search: Any) -> None:
     assert whole.states.shape == (6, 7, 2) and whole.targets is None
     assert whole.cost == sum((found.cost for found in by_turns), Cost())
     assert torch.equal(whole.reward[: len(parts[0].conditions)], by_turns[0].reward)
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_time_in_which_nothing_is_computed_is_no_computing(num: int) -> None:
+    """Network and reward take equally long: one part waits half of the time, two hardly ever."""
+    search, steps, pause = Dav(2, 0.7, 0.9, False, 0.0), 8, 0.05
+    toy, scorer = Slow(steps, pause), remote(pause)
+    turns, began = Turns(toy), time.monotonic()
+
+    def work(part: Chunk, turns: Turns) -> Trajectories:
+        noise = KeyedNoise(part.seed, part.round, part.trajectories)
+        return search(toy, scorer.of("0", turns.waiting), part.conditions, noise)
+
+    in_turns(turns, CHUNK.parts(num, together=False), work)
+    seconds = time.monotonic() - began
+    assert turns.computed_s >= num * steps * pause
+    waited = seconds - turns.computed_s
+    assert waited >= 0.9 * steps * pause if num == 1 else waited <= stretched(3 * pause)
 
 
 def test_one_part_is_the_search_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -10,20 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import dav_ray
 from dav_ray.diffusion.masked.alphabet import Alphabet
 from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
 from dav_ray.diffusion.masked.files import Settings, write
 from dav_ray.diffusion.masked.model import MaskedDiffusion
-from dav_ray.run_dir.manifest import MANIFEST, ManifestStore, round_manifest_path
+from dav_ray.run_dir.manifest import MANIFEST, ManifestStore, Shard, round_manifest_path
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.run_dir.storage.uri import open_storage
 from tests.support.deadlines import hung, until
+from tests.support.processes import actors
 from tests.support.runs import events, files, finish, shards, start
 
 LENGTH, MOTIF = 24, "TATA"
@@ -92,6 +96,11 @@ def test_the_reward_rises(folder: Path) -> None:
     assert fresh[0]["evaluate/reward_mean/gc_content"] == pytest.approx(fresh[0]["evaluate/reward_mean"])
     assert found[0]["reward/middle"] < 0 > fresh[0]["evaluate/reward_mean/middle"]
     assert found[0]["search/nfe_per_sample"] <= 5 + 4 * 3
+    for line in found:
+        waited, decoded = line["search/reward_wait_share"], line["search/decode_share"]
+        assert 0 < waited < 1 and 0 < decoded < 1 - waited and line["chunk_s/CPU"] > 0
+        # one worker, which computes while it does not wait
+        assert line["util/search"] <= 3 * line["chunk_s/CPU"] * (1 - waited) / line["time/estep_s"] + 0.2
 
 
 def test_the_buffer_holds_sequences_that_kept_their_fixed_letters(folder: Path) -> None:
@@ -159,22 +168,34 @@ class Stored:
 
 @pytest.fixture(scope="module")
 def part(folder: Path, s3: str) -> Stored:
-    """A run of 1 round whose driver is killed, which goes on to its end, and then to 2 rounds under other sizes of the
-    evaluation. It has one search worker more than the undisturbed run."""
+    """A run of 1 round whose search workers and then whose driver are killed. It goes on to its end, and then to 2
+    rounds under other sizes of the evaluation; there its rank is killed. It has one search worker more than the
+    undisturbed run."""
     found = Stored(f"{s3}/part", folder / "part")
     words = ("tiny.yaml", "roles.search.replicas=2", "track.kinds=[tensorboard]", "--run-dir", found.place)
     process = start(folder, *words, "rounds=1")
     until(lambda: found.manifest()["shards"], "no chunk", 400, process=process)
+    kill(process, "SearchActor")
+    until(lambda: len(found.manifest()["shards"]) > 1, "no other chunk", 400, process=process)
     process.kill()
     process.communicate(timeout=hung(60))
     assert (found.manifest()["closed"], found.manifest()["phase"]) in ((0, "search"), (0, "fit"))
     finish(start(folder, *words, "rounds=1"), 0)
     assert found.storage.exists("report.html") and len(found.storage.list("buffer")) == 3
     assert "finished (1 rounds)" in finish(start(folder, *words, "rounds=1"), 0)
-    output = finish(start(folder, *words, "rounds=2", *MEASURES), 0)
-    assert "round 2, aligned" in output
+    process = start(folder, *words, "rounds=2", *MEASURES)
+    kill(process, "RayTrainWorker")
+    assert "round 2, aligned" in finish(process, 0)
     found.fetch()
     return found
+
+
+def kill(driver: subprocess.Popen[str], title: str) -> None:
+    """The actors of this class, once there are some."""
+    until(lambda: actors(title), f"no {title}", 400, process=driver, pause_s=0.1)
+    for process in actors(title):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def test_a_run_that_is_killed_and_one_that_goes_on_end_in_the_same_bits(folder: Path, part: Stored) -> None:
@@ -270,6 +291,41 @@ def test_rounds_go_on_from_the_last_one_whoever_searches(folder: Path) -> None:
     shutil.rmtree(run / "buffer/round=0002")
     finish(start(folder, "tiny.yaml", "roles.search.replicas=1", *words), 0)
     assert shards(run) == undisturbed and len(undisturbed) == 2 * 3
+
+
+@pytest.mark.slow
+def test_a_lost_shard_that_comes_back_with_other_bits_takes_its_place(folder: Path) -> None:
+    """As on another kind of GPU: weights that differ in the last digits stand in for it. The run goes on from where it
+    was taken back to, rows of the round stay whole, and the round before is not trained again."""
+    run, weights = folder / "replaced", folder / "model/model.safetensors"
+    shutil.copytree(folder / "run", run)
+    store = ManifestStore(open_storage(str(run)))
+    ended = store.load()
+    assert ended is not None
+    named = tuple(Shard.from_fields(shard) for shard in store.round_manifest(2)["shards"])
+    back = replace(ended, round=2, phase="fit", shards=named, closed=1, policy_version=1)
+    (run / MANIFEST).write_bytes(back.to_json())
+    (run / round_manifest_path(2)).unlink()
+    (run / named[1].path).unlink()
+    first, whole = files(run, "policy/v0001/*"), weights.read_bytes()
+    told, fitted = len(events(run)), len((run / "metrics.jsonl").read_text().splitlines())
+    try:
+        tensors = load_file(weights)
+        save_file({name: value * (1 + 1e-3) for name, value in tensors.items()}, weights)
+        finish(start(folder, "tiny.yaml", "--run-dir", "replaced"), 0)
+    finally:
+        weights.write_bytes(whole)
+    lost, replaced = (
+        [event for event in events(run)[told:] if event["event"] == name] for name in ("shard_lost", "shard_replaced")
+    )
+    assert [(event["chunk"], event["lost"]) for event in replaced] == [(1, named[1].sha256)] and len(lost) == 1
+    now = [Shard.from_fields(shard) for shard in store.round_manifest(2)["shards"]]
+    assert (now[0], now[2]) == (named[0], named[2]) and now[1].sha256 == replaced[0]["sha256"] != named[1].sha256
+    rows = [n for s in now for n in pq.read_table(run / s.path, columns=["trajectory"]).column(0).to_pylist()]
+    assert sorted(rows) == list(range(12)) and shards(run)[now[1].path] == now[1].sha256
+    assert files(run, "policy/v0001/*") == first
+    again = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[fitted:]]
+    assert [line["round"] for line in again if line["role"] == "mstep"] == [2]
 
 
 def _rewards(run: Path, round: int) -> dict[int, float]:

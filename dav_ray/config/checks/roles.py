@@ -39,7 +39,9 @@ def _mistakes(key: str, role: Any) -> Iterator[str]:
     for name, amount in {"cpus": role.cpus, "gpus": role.gpus, **amounts}.items():
         if amount and amount < SMALLEST:
             yield f"{key}.{name} = {amount:g}: out of range; allowed: 0, or from {SMALLEST:g}"
-    if role.gpus and role.gpus > 1 and role.gpus != int(role.gpus):
+    if role.gpus and role.gpus > 1 and key == "roles.search":
+        yield f"{key}.gpus = {role.gpus:g}: a search worker computes on one GPU; allowed: 0 to 1"
+    elif role.gpus and role.gpus > 1 and role.gpus != int(role.gpus):
         yield f"{key}.gpus = {role.gpus:g}: out of range; allowed: a part of 1, or a whole number"
     for name, own in _OWN_KEYS.items():
         if name in (role.resources or {}):

@@ -12,6 +12,7 @@ from dav_ray.config.families.pipeline_checks import (
     Layout,
     class_name,
     draft_mistakes,
+    index_mistakes,
     model_parts,
     pipeline_mistakes,
     weight_mistakes,
@@ -19,12 +20,14 @@ from dav_ray.config.families.pipeline_checks import (
 from dav_ray.config.families.sizes import Sizes, network, read_json
 from dav_ray.config.families.table import pipeline_of
 from dav_ray.config.model_path import model_path
-from dav_ray.diffusion.pipelines.hub import check_hub_id, is_hub_id
+from dav_ray.diffusion.pipelines.hub import INDEX, Unseen, check_hub_id, is_hub_id, look, not_from_the_hub
 from dav_ray.redact import PATH, show
 
 if TYPE_CHECKING:
     from dav_ray.config.schema import Config
     from dav_ray.config.sections.model import Model
+
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 class Pipeline(Family):
@@ -42,10 +45,10 @@ class Pipeline(Family):
         return *self.imports, *(f"{library}:{name}" for library, name in model_parts(model.path))
 
     def mistakes(self, config: Config, path: str) -> Iterator[str]:
-        """None for a hub id, which only the hub can tell."""
         yield from draft_mistakes(config.model.draft_vae)
         key = f"model.path = {show(config.model.path, PATH)}"
         if is_hub_id(path):
+            yield from self._hub_mistakes(config, path, key)
             return
         if not os.path.exists(path):
             yield f"{key}: no such folder; allowed: a pipeline folder, a hub id (org/name) or shipped:digits"
@@ -58,12 +61,27 @@ class Pipeline(Family):
             yield from self.schedule_mistakes(key, folder, config)
             yield from weight_mistakes(key, folder, self.layout, targets, self.lora_targets)
 
+    def _hub_mistakes(self, config: Config, path: str, key: str) -> Iterator[str]:
+        """Of a hub id's two small files, before gigabytes are downloaded; none where this machine can't see them:
+        another one may."""
+        revision = config.model.revision
+        try:
+            index = look(path, INDEX, revision)
+            found = list(index_mistakes(index, self.layout))
+            yield from (f"{key}: {mistake}" for mistake in found)
+            if not found:
+                yield from self.schedule_mistakes(key, look(path, SCHEDULER, revision).parents[1], config)
+        except Unseen:
+            return
+        except ValueError as error:
+            yield not_from_the_hub(path, str(error))
+
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         """One line per reason why the pipeline's scheduler, or the number of steps, can't be searched with."""
         return iter(())
 
     def check_here(self, config: Config) -> None:
-        check_hub_id(config.model.path)
+        check_hub_id(config.model.path, config.model.revision)
 
     def sizes(self, config: Config, folder: Path) -> Sizes:
         names = self.layout.networks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dav_ray.config.model_path import model_path
-from dav_ray.diffusion.pipelines.hub import is_hub_id
+from dav_ray.diffusion.pipelines.hub import INDEX, is_hub_id
 from dav_ray.diffusion.weight_headers import tensor_shapes
 from dav_ray.errors import UserError
 from dav_ray.redact import PATH, show
@@ -39,8 +40,16 @@ def pipeline_mistakes(folder: Path, layout: Layout, variant: str | None) -> Iter
     if what := _no_pipeline(folder, layout):
         yield what
         return
+    yield from index_mistakes(folder / INDEX, layout)
+    with contextlib.suppress(ValueError):
+        if not _other_pipeline(index := read_part(folder / INDEX), layout):
+            yield from _part_mistakes(folder, index, layout, variant)
+
+
+def index_mistakes(file: Path, layout: Layout) -> Iterator[str]:
+    """One line per reason why the pipeline whose index this file is has another layout."""
     try:
-        index = read_part(folder / "model_index.json")
+        index = read_part(file)
     except ValueError as error:
         yield f"is no diffusers pipeline: {error}"
         return
@@ -48,7 +57,6 @@ def pipeline_mistakes(folder: Path, layout: Layout, variant: str | None) -> Iter
         yield what
         return
     yield from _index_mistakes(index, layout)
-    yield from _part_mistakes(folder, index, layout, variant)
 
 
 def class_name(path: str) -> str | None:
@@ -66,7 +74,7 @@ def model_parts(path: str) -> list[tuple[str, str]]:
 def _index(path: str) -> dict[str, Any]:
     """A local pipeline's index; empty where there is none to be read."""
     try:
-        return read_part(Path(model_path(path)) / "model_index.json")
+        return read_part(Path(model_path(path)) / INDEX)
     except (UserError, ValueError):
         return {}
 
@@ -76,7 +84,7 @@ def _no_pipeline(place: Path, layout: Layout) -> str | None:
     if place.is_file() and place.suffix in (".safetensors", ".ckpt"):
         convert = f"{layout.name}.from_single_file({place.name!r}).save_pretrained(FOLDER)"
         return f"a single file is not supported; supported: the folder of {layout.words}; convert it with {convert}"
-    if (place / "config.json").is_file() and not (place / "model_index.json").exists():
+    if (place / "config.json").is_file() and not (place / INDEX).exists():
         try:
             name = read_part(place / "config.json").get("_class_name")
         except ValueError:

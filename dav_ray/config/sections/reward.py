@@ -17,7 +17,7 @@ class Reward(Section):
     name: str | None = Field(default=None, description="name in metrics and errors; default: the kind")
     weight: float = Field(default=1.0, description="factor in the weighted sum of several rewards")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward's constructor")
-    origin: str | None = Field(default=None, description="what its files are, said where one is missing")
+    origin: str | None = Field(default=None, description="what its files are; shown in the message when one is missing")
     where: Literal["pool", "search"] = Field(
         default="pool",
         description="pool: in actors of its own (roles.reward); search: in each search worker, in a thread beside the "
@@ -31,7 +31,7 @@ class Reward(Section):
     golden: str | None = Field(
         default=None,
         description="golden scores (golden/NAME.npz of a run) that every worker of this reward has to reproduce before "
-        "it serves; default: what the first worker of the run scores first",
+        "it is used; default: what the first worker of the run scores first",
         json_schema_extra={"allowed": "the path of a file"},
     )
     golden_check: Literal["refuse", "warn", "off"] = Field(

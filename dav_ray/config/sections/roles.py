@@ -23,11 +23,14 @@ class Role(Section):
     cpus: float = Field(default=1.0, ge=0, le=10_000, description="CPUs each")
     gpus: float = Field(default=0.0, ge=0, le=1000, description="GPUs each; a fraction shares one")
     memory_gb: float = Field(
-        default=0.0, ge=0, le=1_000_000, description="host memory each, as Ray counts it; 0: none is set aside"
+        default=0.0, ge=0, le=1_000_000, description="host memory each, as Ray counts it; 0: none is reserved"
     )
     accelerator: str | None = Field(default=None, description="Ray's name of a GPU type, for instance A100 or L4")
     threads: int = Field(
-        default=1, ge=1, le=1024, description="torch threads each (part of what makes results bit-equal)"
+        default=1,
+        ge=1,
+        le=1024,
+        description="torch threads each; results are equal bit for bit only with the same number",
     )
     resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
@@ -45,7 +48,7 @@ class Role(Section):
         default=None, description="image that this role runs in, with the same ray and dav_ray"
     )
     start_timeout_s: float = Field(
-        default=1200.0, gt=0, description="longest wait for a place; then the run fails and names the role"
+        default=1200.0, gt=0, description="longest wait for free resources; then the run fails and names the role"
     )
     call_timeout_s: float = Field(default=1800.0, gt=0, description="longest wait for one answer")
 
@@ -63,7 +66,7 @@ class PoolRole(Role):
     min_replicas: int | None = Field(
         default=None,
         ge=1,
-        description="search: actors that must be up before work starts, the others join when they find a place; "
+        description="search: actors that must be up before work starts, the others join when resources are free; "
         "reward: actors that are kept, up to `replicas` of them while calls queue; default: all",
     )
     idle_s: float | None = Field(
@@ -99,7 +102,7 @@ class RewardRole(PoolRole):
     merge: bool = Field(
         default=False,
         description="calls of several search workers are merged, up to `batch` samples: the last bits of a value may "
-        "then depend on who asked at the same time",
+        "then depend on which calls came together",
     )
     retry_s: float = Field(
         default=600.0,
@@ -117,7 +120,8 @@ class RewardRole(PoolRole):
 class TrainRole(Role):
     lifetime: Literal["run", "round"] = Field(
         default="run",
-        description="round: ranks are started for each M-step and ended after it, so that others may have their GPUs",
+        description="round: ranks are started for each M-step and ended after it, so that the search may use their "
+        "GPUs",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dav_ray.diffusion.base import Prediction, Room
+from dav_ray.diffusion.base import Prediction, Room, joined
 from dav_ray.diffusion.noise import Draws
 from dav_ray.diffusion.pipelines.ddim import ContinuousStates, DDIMSchedule
 from dav_ray.diffusion.pipelines.files import LORA, UNET, load_draft_vae, load_pipeline, save_lora
@@ -68,13 +68,15 @@ class StableDiffusion(ContinuousStates, PolicyNetwork):
         self._parts = parts
         self._dtype = parts.unet.dtype
         self._guidance = guidance_scale
-        self.rooms = self._room, self._decoding = Room(micro_batch), Room(decode_batch)
+        self.rooms = self._room, self._decoding = Room(micro_batch), Room(decode_batch, name="decoder")
         self._embeddings: dict[str, Tensor] = {}
         self._draft_above = draft_above * steps
         for module in parts.networks():
             module.to(self._device)
             if channels_last:
                 module.to(memory_format=torch.channels_last)
+        if _overflows(parts.vae):
+            parts.vae.float()
 
     @property
     def event_shape(self) -> tuple[int, int, int]:
@@ -160,8 +162,13 @@ class StableDiffusion(ContinuousStates, PolicyNetwork):
         draft = self._parts.draft_vae if t > self._draft_above else None
         vae = draft or self._parts.vae
         latents = (x_0 / vae.config.scaling_factor).to(vae.dtype)
-        images = [vae.decode(latents[rows]).sample.float() for rows in self._decoding.calls(len(x_0))]
-        return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
+
+        def images(rows: slice) -> Tensor:
+            return (vae.decode(latents[rows]).sample.float() / 2 + 0.5).clamp(0, 1)
+
+        if torch.is_grad_enabled():
+            return torch.cat([images(rows) for rows in self._decoding.calls(len(x_0))])
+        return joined(len(x_0), self._decoding.each(len(x_0), images))
 
     def _guided(self, unet: Any, x: Tensor, t: Tensor, conditions: Sequence[str]) -> Tensor:
         """The guided output [B, C, H, W] float32: e_0 + s (e_c - e_0), one pass where s <= 1 (as the pipeline does)."""
@@ -192,3 +199,9 @@ class StableDiffusion(ContinuousStates, PolicyNetwork):
             ).input_ids
             self._embeddings[condition] = encoder(ids.to(self._device))[0][0].to(self._dtype)
         return self._embeddings[condition]
+
+
+def _overflows(vae: Any) -> bool:
+    """Whether the decoder has half weights and its own files say that it needs a wider range (SDXL's does)."""
+    said = vae.config.get("force_upcast") and "force_upcast" not in vae.config.get("_use_default_values", ())
+    return bool(said) and vae.dtype == torch.float16

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import ceil
 
+from dav_ray.config.batches import SHARE
 from dav_ray.config.families.sizes import Sizes
 from dav_ray.config.families.table import family_of
 from dav_ray.config.plan import Plan
@@ -15,7 +18,9 @@ from dav_ray.runtime.doctor.packing import actor_demand
 from dav_ray.runtime.doctor.pool import Pool
 from dav_ray.runtime.doctor.versions import Installed
 from dav_ray.runtime.doctor.weights import read_sizes
-from dav_ray.runtime.probe.rates import Rates, round_time
+from dav_ray.runtime.probe.rates import Rates, RoundTime, round_time
+
+MARGIN = 3.0  # times what is measured: rewards, slower nodes and a policy's download come on top
 
 
 def memory(config: Config, plan: Plan, pool: Pool, nodes: Mapping[str, Installed]) -> Iterator[Finding]:
@@ -31,12 +36,14 @@ def memory_of(
     sizes: Sizes, config: Config, plan: Plan, pool: Pool, nodes: Mapping[str, Installed]
 ) -> Iterator[Finding]:
     """The same for a model of these sizes."""
-    needs = (
-        ("search", config.roles.search, search_memory(config, sizes, plan.network_passes)),
-        ("train", config.roles.train, train_memory(config, sizes, plan.network_passes)),
-    )
-    for name, role, need in needs:
-        yield _against(name, role, need, _gpu_memory(role, pool, nodes))
+    search, train, passes = config.roles.search, config.roles.train, plan.network_passes
+    yield _against("search", search, search_memory(config, sizes, passes), _gpu_memory(search, pool, nodes))
+    gpus, need = _gpu_memory(train, pool, nodes), train_memory(config, sizes, passes)
+    on = config.mstep.checkpointing == "on"
+    if config.mstep.checkpointing == "auto" and train.gpus and gpus and need.total + CUDA_CONTEXT > SHARE * max(gpus):
+        on, need = True, train_memory(config, sizes, passes, checkpointing=True)
+    found = _against("train", train, need, gpus)
+    yield replace(found, text=f"{found.text}; with gradient checkpointing") if on else found
 
 
 def time(config: Config, plan: Plan, rates: Rates) -> Iterator[Finding]:
@@ -51,6 +58,29 @@ def time(config: Config, plan: Plan, rates: Rates) -> Iterator[Finding]:
     yield Finding(
         "time per round",
         f"{at_most}some {found.search_s:,.0f} s of search (and the rewards) and {found.train_s:,.0f} s of training",
+    )
+    yield from deadlines(config, found)
+
+
+def deadlines(config: Config, found: RoundTime) -> Iterator[Finding]:
+    """Whether what one worker or rank does at a time ends well before it is taken for hung."""
+    search, roles = config.search, config.roles
+    chunk_s, limit = found.chunk_s, roles.search.call_timeout_s
+    takes = f"a chunk of {search.chunk} takes some {chunk_s:,.0f} s, which a spot node that goes takes along"
+    smaller = int(limit / (MARGIN * chunk_s / search.chunk)) if chunk_s else search.chunk
+    chunk = f" or search.chunk = {smaller}" if 1 <= smaller < search.chunk else ""
+    yield _deadline("search", takes, chunk_s, limit, chunk)
+    train = f"the training of a round takes some {found.train_s:,.0f} s"
+    yield _deadline("train", train, found.train_s, roles.train.call_timeout_s, "")
+
+
+def _deadline(role: str, takes: str, seconds: float, limit: float, else_set: str) -> Finding:
+    if MARGIN * seconds <= limit:
+        return Finding(f"deadline {role}", f"{takes}; roles.{role}.call_timeout_s = {limit:g} leaves room")
+    late = "ends it as hung" if seconds > limit else "is near, and slower nodes or rewards come on top"
+    needed = f"set roles.{role}.call_timeout_s = {ceil(MARGIN * seconds)}{else_set}"
+    return Finding(
+        f"deadline {role}", f"{takes}; roles.{role}.call_timeout_s = {limit:g} {late}: {needed}", seconds <= limit
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from dav_ray.config.batches import too_few_chunks
 from dav_ray.config.plan import cores, crowded, plan
 from dav_ray.config.schema import Config
 from dav_ray.runtime.cluster.connect import connected
@@ -37,11 +38,13 @@ def doctor(config: Config | None, address: str, *, measure: bool = False) -> Ite
             yield Finding("this machine", line)
         planned = plan(config)
         yield from fits(config, pool)
+        if words := too_few_chunks(config):
+            yield Finding("search workers", words)
         yield from estimates.memory(config, planned, pool, nodes)
         yield from environments(config, pool)
         yield from same_scores(config, pool)
         if not measure:
-            count = f"{planned.evaluations_per_round:,} evaluations and {planned.transitions:,} transitions"
+            count = f"{planned.evaluations_per_round:,} network evaluations and {planned.transitions:,} transitions"
             yield Finding("time per round", f"{count}; --measure times them")
             return
         measured = rates(config, pool)

@@ -29,6 +29,7 @@ class RoundTime:
 
     search_s: float
     train_s: float
+    chunk_s: float  # of one search worker, for one chunk
 
 
 def round_time(config: Config, plan: Plan, rates: Rates) -> RoundTime:
@@ -39,4 +40,5 @@ def round_time(config: Config, plan: Plan, rates: Rates) -> RoundTime:
     waves = ceil(plan.chunks / roles.search.replicas)
     rows = min(search.trajectories, waves * search.chunk)
     transitions = ceil(plan.transitions * config.mstep.epochs / roles.train.replicas)
-    return RoundTime(rows * each, transitions * rates.transition_s)
+    chunk = min(search.trajectories, search.chunk)
+    return RoundTime(rows * each, transitions * rates.transition_s, chunk * each)

@@ -51,7 +51,7 @@ class Dispatcher:
         self._team, self._log = team, log
         self._stale: dict[Any, _Running] = {}  # results that are not waited for any more, and who works on them
         self._drains, self._draining = Drains(), dict[str, Drain]()  # workers on nodes that are to be taken away
-        self.busy_s = 0.0
+        self.busy_s = 0.0  # seconds of all workers with items, those in which they waited for rewards left out
 
     def run(
         self,
@@ -147,7 +147,7 @@ class Dispatcher:
             self._return(leave, entry, "requeued", f"its workers died, the last one of {lost}")
             return
         now = time.monotonic()
-        self.busy_s += now - entry.since
+        self.busy_s += max(0.0, now - entry.since - reply.waited_s)
         if schedule.complete(entry.worker, now):
             on_result(entry.item, entry.table, reply.result)
 

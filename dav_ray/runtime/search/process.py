@@ -33,13 +33,14 @@ class Process:
 @dataclass(frozen=True)
 class Reply:
     """What a search worker returns beside its table. result: a `SearchedChunk`, or the seconds of an evaluation;
-    halvings: how often its networks' batches were halved, for want of memory; events: (name, fields) of what happened
-    meanwhile."""
+    halvings: how often all batches of its networks were halved, for want of memory outside of them; events: (name,
+    fields) of what happened meanwhile; waited_s: seconds in which it waited for rewards."""
 
     result: Any
     process: Process
     halvings: int = 0
     events: tuple[tuple[str, dict[str, Any]], ...] = ()
+    waited_s: float = 0.0
 
 
 def memory_kills() -> int:

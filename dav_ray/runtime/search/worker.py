@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +19,11 @@ from dav_ray.runtime.accepted import ChunkScores, SearchedChunk
 from dav_ray.runtime.cluster.device import given_device
 from dav_ray.runtime.cluster.failures import TRACE
 from dav_ray.runtime.search.process import Process, Reply
+from dav_ray.runtime.spent import Meter, Spent
 from dav_ray.types import Chunk, EvaluationChunk, Trajectories
 
 if TYPE_CHECKING:
+    from dav_ray.diffusion.base import Diffusion, Room
     from dav_ray.search.base import Search, WarmSearch
     from dav_ray.search.turns import Turns
 
@@ -48,7 +49,7 @@ class SearchActor:
         import torch
 
         from dav_ray.config.build import for_search
-        from dav_ray.diffusion.device import keep_freed_memory
+        from dav_ray.diffusion.device import keep_freed_memory, keep_to_share
         from dav_ray.redact import learn
         from dav_ray.registry import on_path
         from dav_ray.rewards.base import Scorer
@@ -67,9 +68,13 @@ class SearchActor:
         config = spec.config
         on_path(config.modules)
         device = given_device()
+        if device == "cuda":
+            keep_to_share(config.roles.search.gpus)
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
-        self._diffusion = for_search(config, device=device)
+        self._meter = Meter(device)
+        self._events: list[tuple[str, dict[str, Any]]] = []  # of the chunk in hand
+        self._diffusion = self._with_rooms(for_search(config, device=device))
         if config.init.run is not None:
             policy.start(self._storage, self._diffusion)
         fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
@@ -97,7 +102,8 @@ class SearchActor:
         from dav_ray.diffusion.device import peak_memory_gb
         from dav_ray.run_dir import shards
 
-        start, sent = time.monotonic(), self._rewards.sent_bytes
+        self._meter.start()
+        sent = self._rewards.sent_bytes
         found, events = self._work(lambda: self._find(chunk), chunk, halvings)
         table = shards.to_table(chunk, found, self._alphabet, self._scorer.names)
         data, sha256 = shards.encode(table)
@@ -115,20 +121,22 @@ class SearchActor:
             None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
         )
         shard = Shard(path, sha256, chunk.index, table.num_rows, chunk.policy_version)
-        sent = self._rewards.sent_bytes - sent
-        seconds, missed = time.monotonic() - start, self._rewards.deviations()
-        searched = SearchedChunk(shard, scores, found.cost, seconds, peak_memory_gb(), sent, missed)
-        return table, self._reply(searched, events)
+        spent, sent = self._meter.read(), self._rewards.sent_bytes - sent
+        missed = self._rewards.deviations()
+        searched = SearchedChunk(shard, scores, found.cost, spent, peak_memory_gb(), sent, missed)
+        return table, self._reply(searched, spent, events)
 
     @ray.method(num_returns=2)
     def evaluate(self, chunk: EvaluationChunk, halvings: int = 0) -> tuple[Any, Reply]:
         """Fresh samples without search and their measures: (table, reply with the seconds it took)."""
-        start = time.monotonic()
+        self._meter.start()
         table, events = self._work(lambda: self._measure(chunk), chunk, halvings)
-        return table, self._reply(time.monotonic() - start, events)
+        spent = self._meter.read()
+        return table, self._reply(spent.seconds, spent, events)
 
-    def _reply(self, result: Any, events: Events) -> Reply:
-        return Reply(result, self._process.now(), self._halvings, (*events, *self._rewards.events()))
+    def _reply(self, result: Any, spent: Spent, events: Events) -> Reply:
+        told = *events, *self._rewards.events()
+        return Reply(result, self._process.now(), self._halvings, told, spent.waited_s)
 
     def _work(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
         """What `work` finds with the policy that the chunk names; less at once where memory does not suffice. Evidence
@@ -152,35 +160,57 @@ class SearchActor:
     def _within_memory(
         self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int
     ) -> tuple[Found, Events]:
-        from dav_ray.diffusion.device import free_memory, in_a_line, memory_in_words, out_of_memory
+        """What `work` finds. A call of a network that runs out of memory is made again in halves, and the chunk goes on
+        (`Room.each`); where memory runs out anywhere else, the chunk starts again with half of everything."""
+        from dav_ray.diffusion.base import NoRoom
+        from dav_ray.diffusion.device import free_memory, in_a_line, out_of_memory
 
-        events: list[tuple[str, dict[str, Any]]] = []
+        self._events.clear()
         while self._halvings < halvings:  # the worker that had the chunk before died
             self._halve(chunk, "it ended workers")
         while True:
             try:
-                return work(), tuple(events)
+                return work(), tuple(self._events)
+            except NoRoom as error:
+                raise self._too_large(chunk, str(error)) from error
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
                 cause = in_a_line(error)
             free_memory()  # what the frames held, now that they are gone
             self._halve(chunk, cause)
-            limit = min([room.limit for room in self._diffusion.rooms], default=1)
-            events.append(("out_of_memory", {"micro_batch": limit, "took": memory_in_words(), "cause": cause}))
+            for room in all_rooms(self._diffusion):
+                self._note(room, cause)
+
+    def _with_rooms(self, diffusion: Diffusion) -> Diffusion:
+        """The model, which says where memory ran out, and how long it decodes."""
+        watched: Any = diffusion
+        watched.decode = self._meter.watched(diffusion.decode)
+        for room in all_rooms(diffusion):
+            room.told = self._note
+        return diffusion
+
+    def _note(self, room: Room, cause: str) -> None:
+        from dav_ray.diffusion.device import memory_in_words
+
+        found = {"of": room.name, "micro_batch": room.limit, "took": memory_in_words(), "cause": cause}
+        self._events.append(("out_of_memory", found))
 
     def _halve(self, chunk: Chunk | EvaluationChunk, cause: str) -> None:
         """From now on half as many states go through the networks at once. RunError where it was one."""
-        from dav_ray.diffusion.device import memory_in_words
-
-        rooms, search = self._diffusion.rooms, self._spec.config.search
+        rooms, search = all_rooms(self._diffusion), self._spec.config.search
         if not any(room.most for room in rooms):  # a new process: nothing went through yet
             for room in rooms:
                 room.calls(len(chunk.conditions) * search.candidates * search.particles)
         if not any([room.halve() for room in rooms]):
-            words = f"chunk {chunk.name} on {self._name()}: one state at a time does not fit in memory"
-            raise RunError("search", f"{words}, with {memory_in_words()} taken ({cause})")
+            raise self._too_large(chunk, cause)
         self._halvings += 1
+
+    def _too_large(self, chunk: Chunk | EvaluationChunk, cause: str) -> RunError:
+        from dav_ray.diffusion.device import memory_in_words
+
+        words = f"chunk {chunk.name} on {self._name()}: one state at a time does not fit in memory"
+        return RunError("search", f"{words}, with {memory_in_words()} taken ({cause})")
 
     def _quarantined(self, chunk: Chunk | EvaluationChunk, error: Exception) -> DataError:
         from dav_ray.run_dir.quarantine import Scene, keep
@@ -208,14 +238,15 @@ class SearchActor:
         from dav_ray.evaluation.measure import Judges, measure
 
         self._judges = self._judges or Judges.build(self._spec.config, self._device)
-        return measure(self._diffusion, self._scorer.of(chunk.name), self._judges, chunk)
+        return measure(self._diffusion, self._scorer.of(chunk.name, self._meter.waiting), self._judges, chunk)
 
     def _find(self, chunk: Chunk) -> Trajectories:
-        from dav_ray.search.turns import in_turns, join
+        from dav_ray.search.turns import Turns, in_turns, join
 
-        search = self._spec.config.search
+        search, turns = self._spec.config.search, Turns(self._diffusion)
         parts = chunk.parts(search.parts, together=search.facts.together)
-        return join(in_turns(self._diffusion, parts, self._find_part))
+        with self._meter.all_but(turns):
+            return join(in_turns(turns, parts, self._find_part))
 
     def _find_part(self, chunk: Chunk, turns: Turns) -> Trajectories:
         from dav_ray.diffusion.noise import KeyedNoise
@@ -256,7 +287,7 @@ class SearchActor:
         from dav_ray.config.build import for_search
 
         del self._diffusion  # there may be no place for two
-        self._diffusion = for_search(self._spec.config, device=self._device)
+        self._diffusion = self._with_rooms(for_search(self._spec.config, device=self._device))
         self._version = 0
 
     def _posted(self, version: int) -> Any:
@@ -266,6 +297,10 @@ class SearchActor:
             return ray.get(held[0], timeout=60) if held else None
         except (ValueError, exceptions.RayError):
             return None  # the mailbox is rebuilt or gone: storage has every version
+
+
+def all_rooms(diffusion: Diffusion) -> tuple[Room, ...]:
+    return (*diffusion.rooms, diffusion.graphs)
 
 
 def _copy_weights(diffusion: Any) -> Any:

@@ -22,6 +22,8 @@ RECORDS = {
     "search/ess": "Effective number of candidates per step.",
     "search/nfe_per_sample": "Network evaluations per accepted sample.",
     "search/samples_per_s": "Accepted samples per second of search.",
+    "search/reward_wait_share": "Share of the search workers' time with chunks in which they wait for rewards.",
+    "search/decode_share": "Share of the search workers' time with chunks in which they decode samples.",
     "mstep/nll": "Negative log-likelihood per trajectory, in nats.",
     "mstep/kl": "KL to the pretrained model per trajectory, in nats.",
     "mstep/grad_norm": "Gradient norm before clipping, mean over the round.",
@@ -33,7 +35,8 @@ FAMILIES = {  # record's first word -> tag for its last, meaning
         "reward",
         "Each of several rewards of accepted samples, unweighted, mean of the finite ones.",
     ),
-    "util": ("role", "Busy share of the role's actors."),
+    "util": ("role", "Busy share of the role's actors; of search workers, what they compute."),
+    "chunk_s": ("device", "Seconds that a search worker takes for a chunk, mean over those of a kind of device."),
     "diversity": ("measure", "Diversity of fresh samples without search."),
     "heldout": ("measure", "Held-out measures of fresh samples without search."),
 }

@@ -308,7 +308,8 @@ def test_a_hub_id_that_is_not_here_and_cannot_be_had(folder: Path, monkeypatch: 
         "allowed: a folder, or a hub id (org/name)"
     ]
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    check_hub_id("org/name")
+    with pytest.raises(UserError, match="^model.path = org/name: no folder here, and not to be had from the hub: "):
+        check_hub_id("org/name")  # no hub answers, or says that there is none
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (folder / "cache/models--org--name/snapshots/1f").mkdir(parents=True)
     (folder / "cache/models--org--name/snapshots/1f/model_index.json").touch()

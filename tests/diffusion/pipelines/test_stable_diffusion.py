@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from dav_ray.config.build import strategy
 from dav_ray.diffusion.noise import KeyedNoise, PipelineNoise
 from dav_ray.diffusion.pipelines.stable_diffusion import Parts, StableDiffusion
 from dav_ray.diffusion.sampling import ancestral
 from dav_ray.errors import UserError
+from dav_ray.search.options import Search
+from dav_ray.testing.base import scorer
 from dav_ray.types import Cost, Transitions
 
 T = 7
 PROMPTS = ["one", "a red two", "three"]
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 Build = Callable[..., StableDiffusion]
+
+
+class Bright:
+    differentiable = True
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        return samples.mean((1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +141,72 @@ def test_decoding_is_the_pipelines(pipe: Any, build: Build) -> None:
 
 
 @torch.no_grad()
+def test_a_decoder_that_needs_a_wider_range_has_it(tiny_folder: str) -> None:
+    """As diffusers' pipelines for such decoders do; one whose files do not say so stays in half precision."""
+    from diffusers import AutoencoderKL
+
+    def decoder(dtype: torch.dtype, said: bool) -> Any:
+        parts = Parts.load(tiny_folder)
+        vae = AutoencoderKL.from_pretrained(f"{tiny_folder}/vae", force_upcast=said, torch_dtype=dtype)
+        with torch.no_grad():
+            vae.decoder.conv_in.weight *= 1e3  # sums beyond float16's largest number, 65504, that are normalised later
+        model = StableDiffusion(replace(parts, vae=vae.eval()), steps=T)
+        return vae.dtype, model.decode(torch.full((2, 4, 4, 4), 1e3), ["a", "b"])
+
+    with torch.no_grad():
+        exact = decoder(torch.float32, True)[1]
+        dtype, images = decoder(torch.float16, True)
+        assert dtype == torch.float32 and images.isfinite().all()
+        torch.testing.assert_close(images, exact, atol=0.01, rtol=0)
+        assert decoder(torch.bfloat16, True)[0] == torch.bfloat16
+        dtype, images = decoder(torch.float16, False)
+        assert dtype == torch.float16 and not images.isfinite().all()
+
+
+def test_decoding_holds_one_piece_beside_what_it_returns(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = build(decode_batch=2), torch.randn(7, 4, 4, 4)
+    vae, alive, held = model._parts.vae, list[weakref.ref[Tensor]](), list[int]()
+    plain = vae.decode
+
+    def decode(latents: Tensor) -> Any:
+        held.append(sum(ref() is not None for ref in alive))
+        found = plain(latents)
+        alive.append(weakref.ref(found.sample))
+        return found
+
+    with torch.no_grad():
+        whole = model.decode(x, [""] * 7)
+        monkeypatch.setattr(vae, "decode", decode)
+        assert torch.equal(model.decode(x, [""] * 7), whole)
+    assert held == [0, 0, 0, 0]
+
+
+def test_memory_that_runs_out_in_the_decoder_leaves_the_network_its_batch(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that runs out in the gradient leaves both; what was found is the same, and counted once."""
+    search = strategy(Search(candidates=4, steps=T, gradient=True), 0.01)
+    found: list[Any] = []
+    for narrow in (False, True):
+        model, told = build(guidance_scale=1.0), list[tuple[str, int]]()
+        for room in (*model.rooms, model.graphs):
+            room.told = lambda room, _, told=told: told.append((room.name, room.limit))
+        vae = model._parts.vae
+        plain, most = vae.decode, (1, 6)
+
+        def decode(latents: Tensor, plain: Any = plain, most: tuple[int, int] = most) -> Any:
+            if len(latents) > (most[0] if torch.is_grad_enabled() else most[1]):
+                raise torch.OutOfMemoryError("Tried to allocate")
+            return plain(latents)
+
+        if narrow:
+            monkeypatch.setattr(vae, "decode", decode)
+        found.append(search(model, scorer(Bright()), PROMPTS, KeyedNoise(0, 1, range(3))))
+    assert told == [("gradient", 1), ("decoder", 6)]
+    assert model.rooms[0].limit == 128 and found[0].cost == found[1].cost
+    torch.testing.assert_close(found[0].states, found[1].states, atol=1e-4, rtol=1e-4)
+
+
 def test_batch_and_micro_batch_change_nothing(build: Build) -> None:
     whole, pieces = build(), build(micro_batch=2)
     x, t, prompts = states(5), torch.tensor([1, 7, 2, 7, 3]), [*PROMPTS, "one", "a red two"]

@@ -63,8 +63,8 @@ def test_adapters_are_counted_by_their_layers() -> None:
     ("search", "mstep", "counted", "role"),
     [  # bytes per row that torch counted on these shapes, in float32
         ({"micro_batch": 1, "decode_batch": 10, "chunk": 10}, {}, 10 * 0.807e9, "search"),
-        ({"micro_batch": 1, "decode_batch": 2, "gradient": True}, {}, 2 * 6.03e9, "search"),
-        ({}, {"micro_batch": 8}, 2 * 8 * 2.12e9, "train"),
+        ({"micro_batch": 1, "decode_batch": 2, "gradient": True, "chunk": 2}, {}, 2 * (3.39e9 + 6.03e9), "search"),
+        ({}, {"micro_batch": 8}, 8 * 3.39e9, "train"),
     ],
 )
 def test_activations_are_near_what_was_counted_on_stable_diffusion(
@@ -146,6 +146,16 @@ def test_memory_is_held_against_the_gpus_of_the_roles_nodes(memory: float, fit: 
     assert train.ok and "of host memory each" in train.text
 
 
+@pytest.mark.parametrize(("memory", "typed", "on"), [(80e9, "auto", False), (40e9, "auto", True), (40e9, "off", False)])
+def test_gradient_checkpointing_is_foreseen(memory: float, typed: str, on: bool) -> None:
+    roles = {"train": {"gpus": 1, "replicas": 1}}
+    made = config(mstep={"micro_batch": 16, "checkpointing": typed}, roles=roles, search={"decode_batch": 8})
+    pool = Pool((Node("a", {"CPU": 8, "GPU": 1}, {}),))
+    _, train = estimates.memory_of(SD15, made, plan(made), pool, {"a": Installed({}, (Gpu("X", int(memory)),))})
+    assert ("with gradient checkpointing" in train.text) is on
+    assert train.ok is (typed == "auto")
+
+
 def test_time_per_round() -> None:
     """64 trajectories in 8 chunks over 3 workers are 3 waves of 8; a gradient's backward pass counts twice."""
     made = config(
@@ -184,3 +194,40 @@ def test_versions_that_differ_are_named_with_their_nodes() -> None:
     assert lines["python"] == (True, "3.11.7") and lines["node b"] == (True, "L4 with 24 GB")
     for name in ("python", "dav_ray", "ray"):
         assert not said({"a": Installed(same), "b": Installed({**same, name: "0"})})[name][0]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "limit", "ok", "said"),
+    [
+        # 785 evaluations of 0.1 s and 800 decodings of 0.05 s: 118.5 s a trajectory
+        (4, 1800.0, True, "a chunk of 4 takes some 474 s, which a spot node that goes takes along; {} leaves room"),
+        (
+            *(
+                10,
+                1800.0,
+                True,
+                "a chunk of 10 takes some 1,185 s, which a spot node that goes takes along; {} is near, ",
+            ),
+        ),
+        (
+            32,
+            1800.0,
+            False,
+            "a chunk of 32 takes some 3,792 s, which a spot node that goes takes along; {} ends it as ",
+        ),
+        (1, 100.0, False, "a chunk of 1 takes some 118 s, which a spot node that goes takes along; {} ends it as hung"),
+    ],
+)
+def test_deadlines_are_held_against_what_is_measured(chunk: int, limit: float, ok: bool, said: str) -> None:
+    made = config(
+        search={"steps": 50, "candidates": 16, "chunk": chunk, "trajectories": 64},
+        roles={"search": {"call_timeout_s": limit}, "train": {"call_timeout_s": 30}},
+    )
+    rates = Rates(0.1, 0.05, 0.001, 0, "a GPU")
+    found = {finding.subject: finding for finding in estimates.time(made, plan(made), rates)}
+    search, train = found["deadline search"], found["deadline train"]
+    assert search.ok == ok and search.text.startswith(said.format(f"roles.search.call_timeout_s = {limit:g}"))
+    mended = {10: "= 3555 or search.chunk = 5", 32: "= 11376 or search.chunk = 5", 1: "= 356"}
+    assert search.text.endswith(f": set roles.search.call_timeout_s {mended[chunk]}" if chunk in mended else "room")
+    # 64 trajectories of 50 transitions
+    assert train.ok and "takes some 3 s; roles.train.call_timeout_s = 30 leaves room" in train.text
