@@ -78,7 +78,7 @@ class Rounds:
         if streams:
             self._job.open(round)
             self._job.stream(accepted)
-        cost, memory_gb, ledger, sent = Cost(), 0.0, Ledger(), 0
+        cost, memory_gb, sent, ledger = Cost(), 0.0, 0, Ledger()
         missed: dict[str, float] = {}
 
         def commit(chunk: Chunk, table: Any, found: SearchedChunk) -> None:

@@ -102,8 +102,8 @@ class SearchActor:
         from dav_ray.diffusion.device import peak_memory_gb
         from dav_ray.run_dir import shards
 
-        self._meter.start()
         sent = self._rewards.sent_bytes
+        self._meter.start()
         found, events = self._work(lambda: self._find(chunk), chunk, halvings)
         table = shards.to_table(chunk, found, self._alphabet, self._scorer.names)
         data, sha256 = shards.encode(table)
@@ -121,8 +121,8 @@ class SearchActor:
             None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
         )
         shard = Shard(path, sha256, chunk.index, table.num_rows, chunk.policy_version)
-        spent, sent = self._meter.read(), self._rewards.sent_bytes - sent
-        missed = self._rewards.deviations()
+        sent, missed = self._rewards.sent_bytes - sent, self._rewards.deviations()
+        spent = self._meter.read()
         searched = SearchedChunk(shard, scores, found.cost, spent, peak_memory_gb(), sent, missed)
         return table, self._reply(searched, spent, events)
 
@@ -135,7 +135,7 @@ class SearchActor:
         return table, self._reply(spent.seconds, spent, events)
 
     def _reply(self, result: Any, spent: Spent, events: Events) -> Reply:
-        told = *events, *self._rewards.events()
+        told = (*events, *self._rewards.events())
         return Reply(result, self._process.now(), self._halvings, told, spent.waited_s)
 
     def _work(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
