@@ -2,7 +2,7 @@
 
     network    (evaluations + reference + with backward) x passes x operations of a pass
     decoding   (decoded samples + with backward) x operations of a decoding
-    bytes      samples shown x bytes of a sample x rewards
+    bytes      samples shown x bytes of a sample x rewards outside the search workers; pixels are a quarter of float32
 
 A backward pass to the states, through frozen weights, is as much work as a forward pass. Every sample that a reward
 sees was decoded. Nothing is said of what is not known.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dav_ray.config.families.base import Flops
 from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
+from dav_ray.rewards.registry import WANTS, fact
 from dav_ray.search.facts import Spent
 
 UNITS = ("", "k", "M", "G", "T", "P", "E")
@@ -41,7 +42,7 @@ def figures(config: Config, spent: Spent) -> Figures:
     """At most: candidates that are equal may be evaluated once."""
     family = family_of(config.model)
     work, size = family.flops(config), family.sample_bytes(config)
-    sent = None if size is None else float(spent.reward * size * len(config.reward))
+    sent = None if size is None else spent.reward * size * len(config.pooled) * _share_sent(config)
     if work is None:
         return Figures(None, None, sent)
     return Figures(_network(work, spent, family.passes(config)), _decoding(work, spent), sent)
@@ -53,6 +54,12 @@ def shown(value: float, digits: int = 4) -> str:
     while round(value) >= 10_000 and power < len(UNITS) - 1:
         value, power = value / 1000, power + 1
     return f"{float(f'{value:.{digits}g}'):,g} {UNITS[power]}"
+
+
+def _share_sent(config: Config) -> float:
+    """Of the bytes of float32 images: a quarter where all rewards are known to want pixels."""
+    pixels = not config.search.gradient and all(fact(reward.kind, WANTS) == "uint8" for reward in config.reward)
+    return 0.25 if pixels else 1.0
 
 
 def _network(work: Flops, spent: Spent, passes: int) -> float:

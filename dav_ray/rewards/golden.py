@@ -171,5 +171,5 @@ def _networks(holder: Any, depth: int = 0) -> Iterator[Any]:
 def some_rows(samples: np.ndarray, conditions: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The samples that become golden: a copy of a few, from first to last. Those that stand side by side are candidates
     of one state, and nearly the same."""
-    rows: list[int] = np.linspace(0, max(0, len(samples) - 1), min(len(samples), ROWS)).round().astype(int).tolist()
-    return np.array(samples[rows]), tuple(conditions[row] for row in rows)
+    rows = np.linspace(0, max(0, len(samples) - 1), min(len(samples), ROWS)).round().astype(int).tolist()
+    return np.array(samples[rows]), tuple(conditions[int(row)] for row in rows)

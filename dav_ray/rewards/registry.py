@@ -9,8 +9,9 @@ from dav_ray.registry import Entry, Registry
 from dav_ray.rewards.function import FunctionReward
 from dav_ray.rewards.samples.pixels import wants_of
 
-# facts of an entry, each a text: what it scores, and its arguments that name a file, a class, other rewards
-SCORES, FILE, CODE, FACTORS = "scores", "file", "code", "factors"
+# facts of an entry, each a text: what it scores, its arguments that name a file, a class, other rewards, and in which
+# type it wants images where that is not float32
+SCORES, FILE, CODE, FACTORS, WANTS = "scores", "file", "code", "factors", "wants"
 _OF_SEQUENCES = {SCORES: "sequences"}
 
 REWARDS = Registry(
@@ -18,10 +19,14 @@ REWARDS = Registry(
     "reward",
     {
         "jpeg_compressibility": Entry(
-            "dav_ray.rewards.jpeg:JpegCompressibility", "images: minus the size as JPEG in kB, rewards plainness"
+            "dav_ray.rewards.jpeg:JpegCompressibility",
+            "images: minus the size as JPEG in kB, rewards plainness",
+            facts={WANTS: "uint8"},
         ),
         "jpeg_incompressibility": Entry(
-            "dav_ray.rewards.jpeg:JpegIncompressibility", "images: the size as JPEG in kB, rewards detail"
+            "dav_ray.rewards.jpeg:JpegIncompressibility",
+            "images: the size as JPEG in kB, rewards detail",
+            facts={WANTS: "uint8"},
         ),
         "brightness": Entry("dav_ray.rewards.colour:Brightness", "images: mean of all pixels, has gradients"),
         "target_colour": Entry(

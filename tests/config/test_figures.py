@@ -94,13 +94,14 @@ def test_the_masked_network_takes_what_torch_counts() -> None:
 def test_the_papers_settings_on_stable_diffusion() -> None:
     """785 evaluations of two passes, 800 decodings to 512 x 512: 61 % of the work is decoding."""
     made = load("sd15").config
-    found, text = plan(made).figures, render(made, plan(made))
+    found = plan(made).figures
+    said = {" ".join(line.split()) for line in render(made, plan(made)).splitlines()}
 
     assert found.network == pytest.approx(785 * 2 * 0.80327e12, rel=1e-3)
     assert found.decoding == pytest.approx(800 * 2.5145e12, rel=1e-3)
-    assert found.reward_bytes == 800 * 3 * 512 * 512 * 4
-    assert "work per sample          1,261 TFLOP of the network, 2,012 TFLOP of decoding" in text
-    assert "samples sent to rewards  2,517 MB, 805.3 GB per round" in text
+    assert found.reward_bytes == 800 * 3 * 512 * 512  # a JPEG's pixels
+    assert "work per sample 1,261 TFLOP of the network, 2,012 TFLOP of decoding" in said
+    assert "samples sent to rewards 629.1 MB, 201.3 GB per round" in said
 
 
 def test_a_backward_pass_is_one_more_and_each_reward_gets_its_own() -> None:
@@ -112,6 +113,18 @@ def test_a_backward_pass_is_one_more_and_each_reward_gets_its_own() -> None:
     assert slopes.network / plain.network == pytest.approx(16 / 12)
     assert slopes.decoding / plain.decoding == pytest.approx(12 / 8)
     assert plain.reward_bytes == slopes.reward_bytes == 8 * 2 * 3 * 32 * 32 * 4
+
+
+def test_what_is_sent_follows_what_rewards_want_and_where_they_run() -> None:
+    def sent(*words: str) -> float | None:
+        return figures(load("digits", [*words]).config, Spent(10, reward=8)).reward_bytes
+
+    image = 3 * 32 * 32
+    jpeg, bright = "{kind: jpeg_incompressibility", "{kind: brightness"
+    assert sent(f"reward={jpeg}}}") == 8 * image
+    assert sent(f"reward={jpeg}, where: search}}") == 0
+    assert sent(f"reward=[{jpeg}}}, {bright}, where: search}}]") == 8 * image * 4
+    assert sent(f"reward={bright}}}", "search.gradient=true") == 8 * image * 4
 
 
 def test_rounds_that_start_from_the_last_one_take_less() -> None:

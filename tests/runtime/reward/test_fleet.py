@@ -53,7 +53,8 @@ def test_several_rewards_do_not_wait_for_each_other(run: Run) -> None:
     assert any(2.0 <= seconds() < 3.3 for _ in range(5))
 
 
-def test_large_samples_and_gradients_arrive(run: Run) -> None:
+def test_large_samples_and_gradients_arrive(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dav_ray.runtime.reward.replica.PIECE_BYTES", 1_500_000)  # 6 pieces
     run.start({"kind": "Total"})
     rows = samples(*range(40), size=INLINE_BYTES)
     (scored,) = run.ask(rows, grad=True)
@@ -68,7 +69,8 @@ def test_a_request_is_cut_into_batches(run: Run) -> None:
     assert run.calls()[:3] == [3, 3, 2]
 
 
-def test_free_replicas_share_a_request_and_the_answer_is_that_of_one(run: Run) -> None:
+def test_free_replicas_share_a_request_and_the_answer_is_that_of_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dav_ray.runtime.reward.replica.PIECE_BYTES", 1_000_000)  # 5 rows: not where batches end
     run.start({"kind": "Positive", "args": {"pace": 0.2, "folder": str(run.folder)}}, replicas=3, batch=4)
     run.ask(samples(1.0))
     until(lambda: run.state().admitted == 3, "no golden scores", WAIT_S)
