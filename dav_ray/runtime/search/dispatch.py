@@ -208,7 +208,7 @@ class Dispatcher:
 
     def _stop(self, ref: Any, entry: _Running) -> None:
         """Tell a worker to end what another one has done. It asks for that about twice a second."""
-        ray.cancel(ref)
+        ray.cancel(ref, recursive=False)  # what it asked of rewards is answered all the same
         self._log.event("stopped", worker=entry.worker, item=entry.item.name)
 
     def _lose(self, entry: _Running, lost: _Lost) -> bool:
