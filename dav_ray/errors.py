@@ -124,6 +124,20 @@ class Stopped(DavRayError):
     """Nobody wants what was being searched any more: another worker has found it."""
 
 
+class Transient(Exception):
+    """For rewards to raise where another try may help: a service is busy, a connection broke. The run asks again, later
+    and later, for up to roles.reward.retry_s seconds. retry_after_s: not before so many seconds."""
+
+    retry_after_s: float | None
+
+    def __init__(self, words: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(words)
+        self.words, self.retry_after_s = words, retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.words, self.retry_after_s)
+
+
 class StaleEpoch(RunError):
     """A newer driver has taken this run over; what this one wanted to write was refused."""
 

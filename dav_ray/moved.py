@@ -1,6 +1,6 @@
-"""Where the modules of 0.1.0 are now: an import of an old path fails with a line that names the new one.
+"""Where the modules and names of 0.1.0 are now: an import of an old path fails with a line that names the new one.
 
-For one release: 0.3 has no such table.
+The tables stay for one release.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ recipe config.recipe.load
 recipe_comments config.recipe.comments
 recipe_paths config.recipe.paths
 recipe_schema config.keys.json_schema
+recipes assets.recipes
 report_charts report.charts
 report_data report.data
 report_logos report.logos
@@ -158,16 +159,23 @@ which_policy config.which_policy
 workers runtime.search.workers
 """
 MODULES: dict[str, str] = dict((old, new) for old, new in map(str.split, _TABLE.strip().splitlines()))
-# names of modules whose path is a folder's now
-NAMES = {
-    "config": {
-        **dict.fromkeys(("Config", "Track", "Retain"), "config.schema"),
-        "Model": "config.sections.model",
-        "Evaluate": "config.sections.evaluation",
-    },
-    "cli": {"main": "cli.app"},
-    "report": dict.fromkeys(("write_report", "render"), "report.page"),
-}
+# names that a module or folder of today had in 0.1.0: the old path, where they are, and how they are called
+_NAMES = """
+cli cli.app MOST_SAMPLES doctor evaluate main report run sample
+config config.schema Config Retain Track
+config config.sections.evaluation Evaluate
+config config.sections.model Model
+mstep.options config.schema LORA_TARGETS=Config.lora_targets
+report report.page CRISP_BELOW Cell Grid GridRow HeadlineRow MAX_GRID_ROWS REPORT TEMPLATE headline number render
+report report.page reward_rise sample_grid write_report
+rewards.registry rewards.registry BUILTIN=REWARDS.builtin FILES=fact SEQUENCES=fact
+search.base config.build strategy
+search.base diffusion.sampling Observer ancestral
+"""
+NAMES: dict[str, dict[str, str]] = {}  # the old path -> the old name -> the new path, name included
+for _old, _new, *_names in map(str.split, _NAMES.strip().splitlines()):
+    for _name, _, _now in (one.partition("=") for one in _names):
+        NAMES.setdefault(_old, {})[_name] = f"{_new}.{_now or _name}"
 
 
 class Moved:
@@ -180,8 +188,7 @@ class Moved:
         """None for all but old paths: ModuleNotFoundError names the new one."""
         top, _, old = fullname.partition(".")
         if top == "dav_ray" and old in MODULES:
-            line = f"{fullname} is dav_ray.{MODULES[old]} since 0.2"
-            raise ModuleNotFoundError(line, name=fullname)
+            raise ModuleNotFoundError(_line(old, MODULES[old]), name=fullname)
         return None
 
 
@@ -191,12 +198,16 @@ def install() -> None:
         sys.meta_path.append(Moved())
 
 
-def names_of(package: str) -> Callable[[str], Any]:
-    """`__getattr__` of a package whose path was a module's: ImportError for the names that it had."""
+def names_of(module: str) -> Callable[[str], Any]:
+    """`__getattr__` of a module or package of today: ImportError for the names that it had. module: below dav_ray."""
 
     def missing(name: str) -> Any:
-        if name in NAMES[package]:
-            raise ImportError(f"dav_ray.{package}.{name} is dav_ray.{NAMES[package][name]}.{name} since 0.2")
-        raise AttributeError(f"module 'dav_ray.{package}' has no attribute {name!r}")
+        if name in NAMES[module]:
+            raise ImportError(_line(f"{module}.{name}", NAMES[module][name]))
+        raise AttributeError(f"module 'dav_ray.{module}' has no attribute {name!r}")
 
     return missing
+
+
+def _line(old: str, new: str) -> str:
+    return f"dav_ray.{old} has moved: use dav_ray.{new}"

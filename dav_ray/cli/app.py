@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dav_ray import __version__
-from dav_ray.cli.checks import COMMENT, announce, dry_run_text, require_model, require_run
+from dav_ray.cli.checks import COMMENT, announce, dry_run_text, require_model, require_run, show_imports
 from dav_ray.cli.failures import exit_codes
 from dav_ray.cli.lists import show_list
 from dav_ray.cli.options import Address, Overrides, RecipeName, RunDir
@@ -35,6 +35,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the installed command."""
+    show_imports()
     app(prog_name="dav-ray")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,19 @@ from dav_ray.redact import hide, printable
 if TYPE_CHECKING:
     from dav_ray.config.recipe.load import Recipe
     from dav_ray.config.schema import Config
+
+
+class _Terminal(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(printable(record.getMessage()), err=True)
+
+
+def show_imports() -> None:
+    """Say which model family of the user's own is imported, before it is: it is needed to read a recipe at all."""
+    logger = logging.getLogger("dav_ray.config.families")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Terminal())
+    logger.propagate = False
 
 
 def announce(config: Config, mark: str = "") -> None:

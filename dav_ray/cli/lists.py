@@ -86,7 +86,7 @@ def _recipes() -> Iterator[Listed]:
 
 def described(target: str) -> str:
     """The first line of a class's or function's docstring, read from its source; nothing where there is none."""
-    from dav_ray.config.recipe.user_modules import module_file
+    from dav_ray.config.imports import module_file
 
     module, _, name = target.partition(":")
     file = module_file(module)

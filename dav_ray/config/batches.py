@@ -15,6 +15,8 @@ from dav_ray.config.schema import Config
 LARGEST = 1024  # rows
 ENOUGH = 0.95  # of the best throughput
 GAIN = 1.03  # of throughput by a doubling; two that bring less end the search
+SHARE = 0.9  # of the memory that a role's actor has
+TRAINED = 16  # bytes of a trained parameter beside its value: gradient 4, AdamW's moments 8, DDP's bucket 4
 LONGEST_S = 20.0  # of a call; larger ones are not tried
 CHUNKS_EACH = 3  # per search worker: with fewer, workers of unequal speed wait for the slowest at a round's end
 
@@ -128,6 +130,3 @@ def _foreseen(found: Sequence[Measured], size: int) -> float:
 def _flat(found: Sequence[Measured]) -> bool:
     gains = [b.rate / a.rate for a, b in zip(found, found[1:], strict=False)]
     return len(gains) >= 2 and max(gains[-2:]) < GAIN
-
-
-TRAINED = 16  # bytes

@@ -50,7 +50,11 @@ RULES = (  # the first that names a key counts
     ),
     Rule(
         ("model.origin", "evaluate.origin")
-        + tuple(f"{at}.{name}" for at in ("reward", "evaluate.heldout") for name in ("origin", "python", "golden"))
+        + tuple(
+            f"{at}.{name}"
+            for at in ("reward", "evaluate.heldout")
+            for name in ("origin", "python", "golden", "golden_check")
+        )
         + ("reward.tolerance", "reward.tolerance.**", "evaluate.heldout.tolerance", "evaluate.heldout.tolerance.**"),
         True,
         "no result depends on it",
@@ -86,6 +90,7 @@ RULES = (  # the first that names a key counts
         False,
         "the shapes of batches decide the last bits of every result",
     ),
+    Rule(("mstep.checkpointing",), True, "memory against time: the gradients are the same"),
     Rule(("model.**",), False, "another model is another run"),
     Rule(("init", "init.**"), False, "the run has started; " + ANEW),
     Rule(("**",), False, "it decides what a round finds or learns; " + ANEW),

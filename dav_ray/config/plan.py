@@ -9,6 +9,7 @@ from math import ceil
 
 from dav_ray.config.batches import too_few_chunks
 from dav_ray.config.families.table import family_of
+from dav_ray.config.figures import Figures, figures, shown
 from dav_ray.config.partition import spans, training_groups
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.roles import PoolRole, Role
@@ -42,6 +43,7 @@ class Plan:
     chunks: int  # work items per round
     transitions: int  # per round
     optimizer_steps: int  # per round
+    figures: Figures  # of an accepted sample
     later: Plan | None = None  # of rounds that start from the last one's samples; prompts new to them cost as at first
 
     @property
@@ -78,6 +80,7 @@ def _plan(config: Config, spent: Spent, later: Plan | None = None) -> Plan:
         chunks=ceil(search.trajectories / search.chunk),
         transitions=transitions,
         optimizer_steps=_optimizer_steps(config),
+        figures=figures(config, spent),
         later=later,
     )
 
@@ -141,9 +144,10 @@ def render(config: Config, plan: Plan) -> str:
             f"{config.rounds}, each with {search.trajectories} accepted samples in {plan.chunks} chunks",
         ),
         *_skipped(search),
-        ("evaluations per sample", f"{evaluations}{then(lambda p: p.evaluations)}"),
-        ("evaluations per round", per_round),
+        ("network evaluations per sample", f"{evaluations}{then(lambda p: p.evaluations)}"),
+        ("network evaluations per round", per_round),
         ("reward calls per sample", calls),
+        *_work(plan, at_most),
         ("training per round", f"{plan.transitions:,} transitions, {plan.optimizer_steps} optimizer steps"),
         *([("batches", PROBED)] if config.batches == "probed" else []),
         *([("warning", words)] if (words := too_few_chunks(config)) else []),
@@ -166,6 +170,20 @@ def _skipped(search: Search) -> list[tuple[str, str]]:
     bound = sum(facts.change(t) for t in skipped)
     words = f"; without them the law differs by at most {bound:.2g} in total variation" if search.spread else ""
     return [("steps without a score", f"{len(skipped)} of {search.steps}{words}")]
+
+
+def _work(plan: Plan, at_most: str) -> list[tuple[str, str]]:
+    """Floating-point operations and bytes, where they are known."""
+    found, later, facts = plan.figures, plan.later, []
+    if found.flops:
+        facts.append(
+            ("work per sample", f"{at_most}{found.flops}{f'; later rounds {later.figures.flops}' if later else ''}")
+        )
+    if found.reward_bytes is not None:
+        sizes = [f"{shown(found.reward_bytes)}B, {shown(found.reward_bytes * plan.trajectories)}B per round"]
+        sizes += [f"later rounds {shown(later.figures.reward_bytes or 0.0)}B"] if later else []
+        facts.append(("samples sent to rewards", f"{at_most}{'; '.join(sizes)}"))
+    return facts
 
 
 def _turns(config: Config) -> str:
@@ -204,8 +222,8 @@ def _needs(config: Config) -> tuple[RoleNeed, ...]:
 
 def _reward_needs(config: Config) -> list[RoleNeed]:
     """One for all rewards that run alike, one for each that has a role of its own."""
-    alike = [reward for reward in config.reward if reward.role is None]
+    alike = [reward for reward in config.pooled if reward.role is None]
     shared = config.roles.reward
     common = [RoleNeed("reward", shared.replicas * len(alike), shared)] if alike else []
-    own = [(reward.label, config.reward_role(reward)) for reward in config.reward if reward.role is not None]
+    own = [(reward.label, config.reward_role(reward)) for reward in config.pooled if reward.role is not None]
     return common + [RoleNeed(f"reward {label}", role.replicas, role) for label, role in own]

@@ -155,7 +155,8 @@ RULES = (
         ("roles",),
         lambda g: g.overlap != "none" and g.roles.train.lifetime == "round",
         lambda g: (
-            "the ranks of roles.train.lifetime = round live in no search; allowed: none, or roles.train.lifetime = run"
+            "with roles.train.lifetime = round there are no ranks during the search; allowed: none, or "
+            "roles.train.lifetime = run"
         ),
     ),
 )

@@ -116,6 +116,11 @@ class Config(Section):
         """The policy version that searches a round (from 1)."""
         return max(0, round - 1 - self.lag)
 
+    @property
+    def pooled(self) -> tuple[Reward, ...]:
+        """The rewards that have actors of their own."""
+        return tuple(reward for reward in self.reward if reward.where == "pool")
+
     def reward_role(self, reward: Reward) -> RewardRole:
         """Where the actors of one of the rewards run."""
         return override(self.roles.reward, reward.role)

@@ -169,6 +169,11 @@ class Diffusion(Protocol):
         """Compile what searches call most."""
         ...
 
+    def checkpoint(self) -> None:
+        """From now on hold less for the backward pass, which computes the rest again: the same gradients. ValueError
+        where the network can't."""
+        ...
+
     def write_policy(self, folder: Path) -> None:
         """The policy as users load it, in a folder of its own. The same weights give the same bytes."""
         ...

@@ -81,6 +81,14 @@ class PolicyNetwork(ABC):
         """Compile what searches call most; the first calls take minutes."""
         self.parallelise(torch.compile)
 
+    def checkpoint(self) -> None:
+        """From now on hold the inputs of the network's blocks alone for the backward pass, which computes the rest
+        again: the same gradients. ValueError where the network knows no such thing."""
+        enable = getattr(self._network, "enable_gradient_checkpointing", None)
+        if enable is None:
+            raise ValueError(f"{type(self._network).__name__} has no enable_gradient_checkpointing")
+        enable()
+
     # -- its parameters -------------------------------------------------------------------------------------------
 
     @property

@@ -38,8 +38,8 @@ def draw(storage: Storage, config: Config, chunks: Sequence[EvaluationChunk]) ->
     heldout, silent = _heldout(config, device)
     diffusion = for_search(config, device=device)
     _use(storage, diffusion, chunks[0].policy_version)
-    judges = _judges(config, heldout)
-    tables = [_measured(diffusion, _scorer(config, rewards).of(chunk.name), judges, chunk) for chunk in chunks]
+    judges, scorer = _judges(config, heldout), _scorer(config, rewards)
+    tables = [_measured(diffusion, scorer.of(chunk.name), judges, chunk) for chunk in chunks]
     table = pa.concat_tables(tables)
     return table if rewards else table.drop_columns(["reward"]), [*remarks, *silent]
 
@@ -91,34 +91,23 @@ def _built(reward: Reward, device: str) -> tuple[Any, str]:
 
 def _scorer(config: Config, rewards: Built) -> Scorer:
     """The weighted sum; of no rewards it is 0."""
-    from dav_ray.rewards.base import Scorer
+    from dav_ray.rewards.base import Calls, Scorer, all_pixels
+
+    roles = [config.reward_role(reward) for reward in config.reward]
+    called = [Calls(reward, role.most, role.retry_s) for (_, reward), role in zip(rewards, roles, strict=False)]
 
     def call(samples: np.ndarray, conditions: Sequence[str], grad: bool) -> list[Any]:
-        sizes = [config.reward_role(reward).batch for reward in config.reward]
-        return [_in_calls(reward, samples, conditions, size) for (_, reward), size in zip(rewards, sizes, strict=False)]
+        return [one(samples, conditions, grad) for one in called]
 
     weights = [reward.weight for reward in config.reward][: len(rewards)]
-    return Scorer([label for label, _ in rewards], weights, call)
-
-
-def _in_calls(reward: Any, samples: np.ndarray, conditions: Sequence[str], size: int | None) -> Any:
-    """The answer for all samples, of which at most `size` are shown at once."""
-    from dav_ray.rewards.base import Scored, evaluate
-
-    values: list[np.ndarray] = []
-    for at in range(0, len(samples), size or len(samples)):
-        piece = slice(at, at + (size or len(samples)))
-        found = evaluate(reward, samples[piece], conditions[piece], False)
-        if found.values is None or found.values.shape != (len(conditions[piece]),):
-            return found  # an error, or a shape that is one
-        values.append(found.values)
-    return Scored(np.concatenate(values))
+    pixels = all_pixels(reward for _, reward in rewards)
+    return Scorer([label for label, _ in rewards], weights, call, pixels=pixels)
 
 
 def _judges(config: Config, heldout: Built) -> Judges:
     from dav_ray.evaluation.measure import Judges
 
-    return Judges(heldout, sample_kind(config), None)
+    return Judges(heldout, sample_kind(config), None, config.roles.reward.retry_s)
 
 
 def _measured(diffusion: Any, scorer: Scorer, judges: Judges, chunk: EvaluationChunk) -> pa.Table:

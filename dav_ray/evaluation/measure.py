@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judges:
-    """Held-out measures, what the samples are, and the features that diversity is measured in, if any."""
+    """Held-out measures, what the samples are, and the features that diversity is measured in, if any. retry_s: how
+    long a measure is asked again that gives no answer for now."""
 
     heldout: tuple[tuple[str, Any], ...]  # (name, reward)
     kind: SampleKind
     features: Features | None
+    retry_s: float = 0.0
 
     @classmethod
     def build(cls, config: Config, device: str = "cpu") -> Judges:
@@ -42,7 +44,7 @@ class Judges:
 
         kind = sample_kind(config)
         heldout = tuple((r.label, build(r.kind, r.args, device)) for r in config.evaluate.heldout)
-        return cls(heldout, kind, kind.features())
+        return cls(heldout, kind, kind.features(), config.roles.reward.retry_s)
 
 
 def evaluation_chunks(
@@ -84,7 +86,7 @@ def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: Evaluat
 
     from dav_ray.diffusion.noise import PipelineNoise
     from dav_ray.diffusion.sampling import ancestral
-    from dav_ray.rewards.base import Asked, check, evaluate
+    from dav_ray.rewards.base import Asked, Calls, check
 
     path = _PathKL(diffusion, chunk.conditions) if chunk.kl else None
     states = ancestral(diffusion, chunk.conditions, PipelineNoise(chunk.seeds), path)
@@ -102,7 +104,7 @@ def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: Evaluat
     }
     shown = samples.cpu().numpy()  # images float32, tokens int64
     for name, reward in judges.heldout:
-        scored = evaluate(reward, shown, chunk.conditions, False)
+        scored = Calls(reward, retry_s=judges.retry_s)(shown, chunk.conditions, False)
         asked = Asked(shown, chunk.conditions, (name,), (scored,))
         values = check(scored, num, reward=name, chunk=chunk.name, asked=asked)
         columns[f"heldout/{name}"] = pa.array(values, pa.float64())

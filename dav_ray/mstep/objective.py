@@ -5,9 +5,10 @@ mean_i W_i sum_t ( -log p_theta(x_{t-1} | x_t, c) + lambda KL(p_theta || p_theta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,17 +38,37 @@ class Rows:
         return Transitions(self.states[rows, at], x_prev, t, conditions)
 
     def __add__(self, other: Rows) -> Rows:
+        return Rows.joined([self, other])
+
+    @staticmethod
+    def joined(parts: Sequence[Rows]) -> Rows:
+        """The rows of all parts, in order, copied once. parts: at least one."""
+        targets = [part.targets for part in parts if part.targets is not None]
         return Rows(
-            torch.cat([self.states, other.states]),
-            None if self.targets is None or other.targets is None else torch.cat([self.targets, other.targets]),
-            self.conditions + other.conditions,
-            torch.cat([self.weights, other.weights]),
-            torch.cat([self.real, other.real]),
+            torch.cat([part.states for part in parts]),
+            torch.cat(targets) if len(targets) == len(parts) else None,
+            tuple(condition for part in parts for condition in part.conditions),
+            torch.cat([part.weights for part in parts]),
+            torch.cat([part.real for part in parts]),
         )
 
 
-def weighted_sum(loss: StepLoss, weights: Tensor, kl: float) -> Tensor:
-    """sum_n W_n (nll_n + lambda kl_n), a scalar: times T over the number of transitions it is the objective."""
+class Objective(Protocol):
+    """What the M-step minimises (`mstep.objective`)."""
+
+    def __call__(self, loss: StepLoss, weights: Tensor, kl: float, batch: Transitions) -> Tensor:
+        """The sum over N transitions, a scalar to be differentiated. It is called for every micro-batch, and the sums
+        are added up: no transition's term may depend on the others.
+
+        loss: nll and KL of each transition [N], in nats; the KL is zero where `kl` is. weights [N] float64, on the
+        CPU: W_i of the trajectory, zero for rows that only pad. kl: lambda, `mstep.kl`. batch: the transitions.
+        """
+        ...
+
+
+def weighted_sum(loss: StepLoss, weights: Tensor, kl: float, batch: Transitions | None = None) -> Tensor:
+    """sum_n W_n (nll_n + lambda kl_n), a scalar: times T over the number of transitions it is the objective. It needs
+    nothing of the transitions themselves."""
     return (weights.to(loss.nll) * (loss.nll + kl * loss.kl)).sum()
 
 
@@ -67,22 +88,23 @@ def accumulate(
     kl: float,
     scale: float,
     micro_batch: int,
-    objective: Callable[[StepLoss, Tensor, float], Tensor] = weighted_sum,
+    objective: Objective = weighted_sum,
     backward: Callable[[Tensor], None] = Tensor.backward,
     defer: Callable[[], AbstractContextManager] = nullcontext,
-) -> tuple[float, float]:
-    """Gradients of scale * sum_n W_n (nll_n + lambda kl_n) over a batch, micro-batch by micro-batch.
+) -> tuple[Tensor, Tensor]:
+    """Gradients of scale times the objective over a batch, micro-batch by micro-batch.
 
     `defer()` surrounds all micro-batches but the last: the ranks exchange gradients once per batch. Returns the
-    weighted sums of nll and of kl over the batch.
+    weighted sums of nll and of kl over the batch, float64 on the model's device: who reads them waits for it.
     """
-    nll = kld = 0.0
+    nll = kld = torch.zeros((), dtype=torch.float64)
     parts = list(zip(index.split(micro_batch), t.split(micro_batch), strict=True))
     for number, (part_rows, part_t) in enumerate(parts, start=1):
-        weights = rows.weights[part_rows]
         with nullcontext() if number == len(parts) else defer():
-            loss = diffusion.step_loss(rows.transitions(part_rows, part_t), reference=kl > 0)
-            backward(scale * objective(loss, weights, kl))
-        nll += float((weights * loss.nll.detach().cpu().double()).sum())
-        kld += float((weights * loss.kl.detach().cpu().double()).sum())
+            batch = rows.transitions(part_rows, part_t)
+            loss = diffusion.step_loss(batch, reference=kl > 0)
+            weights = rows.weights[part_rows].to(loss.nll.device)
+            backward(scale * objective(loss, weights, kl, batch))
+        nll = nll.to(weights) + (weights * loss.nll.detach().double()).sum()
+        kld = kld.to(weights) + (weights * loss.kl.detach().double()).sum()
     return nll, kld

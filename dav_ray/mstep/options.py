@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from dav_ray.moved import names_of
+from dav_ray.mstep import registry
+from dav_ray.registry import RULE
 from dav_ray.strict import Section
+
+_OBJECTIVE: Any = {
+    "allowed": f"{' or '.join(registry.OBJECTIVES.builtin)}, or {RULE}",
+    "anyOf": [{"enum": [*registry.OBJECTIVES.builtin]}, {"type": "string", "pattern": r":|\$\{"}],
+}
 
 
 class Lora(Section):
@@ -35,6 +43,12 @@ class MStep(Section):
         default=256, ge=1, description="transitions (x_t, x_{t-1}) per optimizer step, over all ranks"
     )
     micro_batch: int = Field(default=128, ge=1, description="transitions per forward and backward on one rank")
+    checkpointing: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="gradient checkpointing: hold the inputs of the network's blocks alone for the backward pass, "
+        "which computes the rest again; several times less memory for a third more computing, and the same gradients. "
+        "auto = on a GPU that would not hold the micro-batch otherwise",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
     weights: Literal["none", "trajectory"] = Field(
         default="none",
@@ -42,8 +56,8 @@ class MStep(Section):
     )
     candidates: Literal["winner", "all"] = Field(
         default="winner",
-        description="which candidates of a step are fitted: the winner (the paper), or all with their softmax weights: "
-        "the same expectation at a fraction of the noise",
+        description="which candidates of a step are fitted: the winner, which is the one that was kept (the paper), or "
+        "all with their softmax weights: the same expected gradient at a fraction of the noise",
     )
     target: Literal["unmasked", "completed"] = Field(
         default="unmasked",
@@ -58,8 +72,47 @@ class MStep(Section):
         ge=1,
         description="chunks per group: the unit in which a round reaches the trainer's first epoch",
     )
+    objective: str = Field(
+        default="weighted_nll",
+        description="what is minimised: weighted_nll = the negative log-likelihood plus kl times the KL, each "
+        "trajectory with its weight (the paper), or an objective of your own",
+        json_schema_extra=_OBJECTIVE,
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="keyword arguments of an objective of your own",
+        exclude_if=lambda value: not value,
+    )
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        if not isinstance(value, str) or (":" not in value and value not in registry.OBJECTIVES):
+            raise ValueError("unknown value")
+        if ":" not in value and (fault := registry.OBJECTIVES.fault(value)):
+            raise ValueError(fault)
+        return value
+
+    @model_validator(mode="after")
+    def _takes_arguments(self) -> MStep:
+        if self.args and registry.ships(self.objective):
+            raise ValueError(
+                f"mstep.args = {self.args}: mstep.objective = {self.objective} takes no arguments; allowed: {{}}, or "
+                "those of an objective of your own"
+            )
+        return self
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: object) -> object:
+        """YAML reads the words as truth values."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def batch_of_rank(mstep: MStep, ranks: int) -> int:
     """Transitions of one rank per optimizer step, at most."""
     return max(1, mstep.batch_size // ranks)
+
+
+if not TYPE_CHECKING:  # pyright would take any name for one of this module's
+    __getattr__ = names_of("mstep.options")

@@ -1,8 +1,15 @@
-"""The objectives of the M-step. There is one; what fits a round asks for it here."""
+"""The objectives of the M-step by their names, and how the configured one is made. No torch at import."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from dav_ray.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from dav_ray.mstep.objective import Objective
 
 OBJECTIVES = Registry(
     "dav_ray.objectives",
@@ -13,3 +20,15 @@ OBJECTIVES = Registry(
         )
     },
 )
+
+
+def ships(name: str) -> bool:
+    """Whether an objective is a part of dav_ray."""
+    return name in OBJECTIVES.builtin
+
+
+def build(name: str, args: Mapping[str, Any]) -> Objective:
+    """The configured objective: an object of the class, which `args` construct, or the function, which gets them at
+    every call. Raises Unregistered, or what its import raises."""
+    found = OBJECTIVES.load(name)
+    return found(**args) if isinstance(found, type) else functools.partial(found, **args)

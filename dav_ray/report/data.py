@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dav_ray.config.families.table import family_of_section
+from dav_ray.config.families.table import family_of_section, ships
 from dav_ray.config.recipe.typed_yaml import parse
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.evaluation import Evaluate
@@ -61,6 +61,7 @@ class RunData:
     manifest: dict[str, Any]
     metrics: dict[str, Series]
     sample_files: dict[int, str]  # round -> path, rounds ascending
+    sequences: bool  # whether samples are sequences, not images
 
     def series(self, name: str) -> Series:
         return self.metrics.get(name, {})
@@ -83,12 +84,6 @@ class RunData:
         """Candidates of a step (smc: particles of a population); None where a search chooses among none."""
         most = max(self.series("search/ess_most").values(), default=1.0)
         return most if most > 1 else None
-
-    @property
-    def sequences(self) -> bool:
-        """Whether samples are sequences, not images."""
-        family = family_of_section(self._model)
-        return family is not None and family.samples == "sequences"
 
     @property
     def alphabet(self) -> Alphabet:
@@ -164,12 +159,14 @@ def load_run(storage: Storage) -> RunData:
         raise UserError(f"no run in {storage.uri}: neither config.yaml, manifest.json nor metrics.jsonl is there")
     config = parse(config_text, f"{storage.uri}/config.yaml")
     _check_config(config, storage.uri)
+    model = config.get("model") or {}
     return RunData(
         config_text=config_text,
         config=config,
         manifest=_manifest(manifest_text, f"{storage.uri}/manifest.json"),
         metrics=parse_metrics(lines),
         sample_files=files,
+        sequences=_sequences(storage, model, files),
     )
 
 
@@ -244,6 +241,15 @@ def _manifest(text: str, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise RunError("storage", f"{where} can't be read: it {error}") from None
     return found
+
+
+def _sequences(storage: Storage, model: dict[str, Any], files: dict[int, str]) -> bool:
+    """A family that is no part of dav_ray is not imported: what was written says what it draws."""
+    if ships(model):
+        family = family_of_section(model)
+        return family is not None and family.samples == "sequences"
+    newest = next(reversed(files.values()), None)
+    return newest is not None and "sequence" in load_table(storage, newest).column_names
 
 
 def _check_config(config: dict[str, Any], uri: str) -> None:

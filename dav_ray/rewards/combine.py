@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dav_ray.rewards.samples.pixels import WANTS, Wants, as_wanted, wants_of
+
 
 class Product:
     """The product of the factors' values, each in [0, inf), or -inf where any of them is.
@@ -29,13 +31,18 @@ class Product:
         self.factors = [(f"rewards[{i}] ({_kind(i, entry)})", _build(i, entry)) for i, entry in enumerate(rewards)]
         self._flat = [name for name, factor in self.factors if not getattr(factor, "differentiable", False)]
         self.differentiable = not self._flat
+        wanted = [wants_of(factor) for _, factor in self.factors]
+        self.wants: Wants = "uint8" if set(wanted) == {"uint8"} else "float32"
+        self.by_row = all(getattr(factor, "by_row", False) is True for _, factor in self.factors)
 
     def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
         """Float64 [B]."""
         if samples.requires_grad and self._flat:
             flat = ", ".join(self._flat)
             raise ValueError(f"{flat}: no gradient; allowed: search.gradient = false, or differentiable factors")
-        values = torch.stack([_checked(name, factor(samples, conditions)) for name, factor in self.factors])
+        shown = {wants: samples if samples.requires_grad else as_wanted(samples, wants) for wants in WANTS}
+        answers = ((name, factor(shown[wants_of(factor)], conditions)) for name, factor in self.factors)
+        values = torch.stack([_checked(name, answer) for name, answer in answers])
         dead = torch.isneginf(values)
         # 0 * -inf is NaN: what is dead is left out of the product and its gradient
         product = torch.where(dead, torch.ones_like(values), values).prod(dim=0)

@@ -10,11 +10,14 @@ if TYPE_CHECKING:
 
 
 class FunctionReward:
-    """function(samples, conditions, **args) -> [B]; with a gradient if it says `function.differentiable = True`."""
+    """function(samples, conditions, **args) -> [B]; with what the function says of itself, for instance that it has a
+    gradient: `function.differentiable = True`."""
 
     def __init__(self, function: Callable[..., Tensor], args: Mapping[str, Any]) -> None:
         self._function, self._args = function, dict(args)
         self.differentiable = bool(getattr(function, "differentiable", False))
+        self.wants = getattr(function, "wants", "float32")
+        self.by_row = getattr(function, "by_row", False)
 
     def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
         return self._function(samples, conditions, **self._args)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dav_ray.moved import names_of
 from dav_ray.registry import Entry, Registry
 from dav_ray.rewards.function import FunctionReward
+from dav_ray.rewards.samples.pixels import wants_of
 
 # facts of an entry, each a text: what it scores, and its arguments that name a file, a class, other rewards
 SCORES, FILE, CODE, FACTORS = "scores", "file", "code", "factors"
@@ -70,8 +72,10 @@ def fact(kind: str, name: str) -> str:
 
 
 def build(kind: str, args: dict[str, Any], device: str = "cpu") -> Any:
-    """A reward; on the device where it can be placed, which is what `place_on` is for."""
+    """A reward; on the device where it can be placed, which is what `place_on` is for. ValueError if it wants what no
+    reward is shown."""
     reward = make(kind, args)
+    wants_of(reward)
     if hasattr(reward, "place_on"):
         reward.place_on(device)
     return reward
@@ -92,3 +96,7 @@ def features(target: str) -> Any:
 def resolve(kind: str) -> Any:
     """The class or function of a reward. Unregistered: why the name is none; else what the import raised."""
     return REWARDS.load(kind)
+
+
+if not TYPE_CHECKING:  # pyright would take any name for one of this module's
+    __getattr__ = names_of("rewards.registry")

@@ -42,6 +42,8 @@ class SearchedChunk:
     cost: Cost
     spent: Spent
     memory_gb: float  # most GPU memory of the worker so far; 0 without a GPU
+    reward_bytes: int = 0  # of samples that were sent to rewards
+    deviations: Mapping[str, float] = field(default_factory=dict)  # of golden scores, by reward, in the worker
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Tally:
     rows: int
     cost: Cost = Cost()
     memory_gb: float = 0.0
+    sent: int = 0  # bytes to rewards
+    missed: dict[str, float] = field(default_factory=dict)  # by reward: how far a worker was off the golden scores
     ledger: Ledger = field(default_factory=Ledger)
 
     @classmethod
@@ -81,6 +85,8 @@ class Tally:
     def add(self, found: SearchedChunk) -> None:
         self.rewards, self.rows = self.rewards + sum(found.scores.rewards), self.rows + len(found.scores.rewards)
         self.cost, self.memory_gb = self.cost + found.cost, max(self.memory_gb, found.memory_gb)
+        self.sent += found.reward_bytes
+        self.missed |= {name: max(gap, self.missed.get(name, 0.0)) for name, gap in found.deviations.items()}
         self.ledger.add(found.spent)
 
     @property

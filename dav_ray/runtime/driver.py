@@ -70,7 +70,7 @@ def run(recipe: Recipe, run_dir: str, address: str) -> None:
                     with kept_in(notices_file(place)):
                         _go_on(recipe, storage, place, address, progress)
     except SystemExit as stopped:
-        progress.say("stopped; the same command goes on from what is committed")
+        progress.say("stopped; type the same command again to continue from what is committed")
         # not through Ray's own end: it takes longer than a job that is stopped has, and Ray reaps what a driver leaves
         os._exit(int(stopped.code or 1))
 

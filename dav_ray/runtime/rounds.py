@@ -98,7 +98,9 @@ class Rounds:
         self._fleet.flush()
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
         values = search_metrics(self._in_order(round), tally.cost, seconds, searched)
-        values |= self._busy_shares(busy, seconds) | tally.ledger.metrics()
+        values |= self._busy_shares(busy, seconds) | tally.ledger.metrics() | self._fleet.deviations()
+        values |= {f"golden/deviation/{name}": gap for name, gap in tally.missed.items()}
+        values["search/reward_bytes_per_sample"] = tally.sent / max(searched, 1)
         if tally.memory_gb:
             values["memory/search_gb"] = tally.memory_gb
         most = alternatives(self._config.search, [c for chunk in chunks for c in chunk.conditions])

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from dav_ray.config.checks.preflight import check
 from dav_ray.config.checks.rewards import reward_mistakes
-from dav_ray.config.checks.user_code import ABSENT, announced
+from dav_ray.config.checks.user_code import announced
+from dav_ray.config.imports import ABSENT
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.reward import Reward
 from dav_ray.config.stored import StoredRun

@@ -7,12 +7,13 @@ entry point of another package, or `search.kind: module.path:Name` of a recipe.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from dav_ray.diffusion.base import Diffusion
 from dav_ray.diffusion.noise import KeyedNoise
+from dav_ray.moved import names_of
 from dav_ray.search.warm_start import Starts
 from dav_ray.types import Trajectories
 
@@ -52,3 +53,7 @@ class WarmSearch(Protocol):
         noise: KeyedNoise,
         starts: Starts | None = None,
     ) -> Trajectories: ...
+
+
+if not TYPE_CHECKING:  # pyright would take any name for one of this module's
+    __getattr__ = names_of("search.base")

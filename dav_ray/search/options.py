@@ -43,7 +43,8 @@ class Search(Section):
     kind: str = Field(
         default="dav",
         description="E-step strategy: dav, smc = dav with resampling across the particles of a prompt, svdd = dav "
-        "without tilt, ratio and discount, refine = re-noise and search again, best_of_n, none = plain samples",
+        "without gradient, density ratio and discount, refine = re-noise and search again, best_of_n, none = plain "
+        "samples",
         json_schema_extra=_KIND,
     )
     candidates: int = Field(
@@ -54,18 +55,20 @@ class Search(Section):
     )
     alpha: temperature.Alpha = Field(
         default=0.005,
-        description='temperature of the tilt exp(r / alpha): in the reward\'s own unit, or as "0.1 sd" in standard '
-        "deviations of the pretrained reward, measured in round 0 and fixed from then on",
+        description="temperature: the search multiplies the anchor's law by exp(r / alpha); in the reward's unit, or "
+        'as "0.1 sd" in standard deviations of the pretrained reward, measured in round 0 and fixed from then on',
         json_schema_extra={"allowed": temperature.ALLOWED, "anyOf": temperature.SCHEMA},
     )
-    gamma: float = Field(default=0.9, gt=0, le=1, description="discount of the value: gamma^(t-1) r(x0_hat) / alpha")
+    gamma: float = Field(
+        default=0.9, gt=0, le=1, description="discount of noisy states: V(x_t) = gamma^t r(x0_hat(x_t)) / alpha"
+    )
     gradient: bool = Field(
         default=False,
-        description="tilt the proposal by the reward's gradient (needs a differentiable reward)",
+        description="draw candidates from the kernel tilted by the reward's gradient (needs a differentiable reward)",
     )
     anchor: str = Field(
         default="current",
-        description="the law that is tilted: this round's model, the pretrained one, or a mixture of both",
+        description="the model whose law the search tilts: this round's, the pretrained one, or a mixture of both",
         json_schema_extra={"allowed": ANCHORS},
     )
     steps: int = Field(default=50, ge=2, le=1_000_000, description="T: sampling steps")
@@ -94,7 +97,10 @@ class Search(Section):
         default="systematic", description="smc: resampling scheme"
     )
     resample_below: float = Field(
-        default=0.5, ge=0, le=1, description="smc: resample where fewer of the particles are effective; 1 = every step"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="smc: resample where less than this share of the particles is effective; 1 = at every step",
     )
     tempering: str = Field(
         default="discount",
@@ -105,14 +111,14 @@ class Search(Section):
     score_every: int = Field(
         default=1,
         ge=1,
-        description="dav: score every n-th step only; at the others the model goes on by itself, which costs one "
-        "evaluation in place of M",
+        description="dav: score only the states x_t with t divisible by this number; the model draws the others by "
+        "itself, which costs one network evaluation in place of M",
     )
     negligible: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="dav: do not score steps where that changes the choice by less, in total variation: "
+        description="dav: do not score the states x_t where this changes the choice by less, in total variation: "
         "tanh(gamma^t spread / (4 alpha))",
     )
     spread: float | None = Field(
@@ -127,13 +133,13 @@ class Search(Section):
     depth: float = Field(default=0.25, gt=0, le=1, description="refine: how far back, as a share of T")
     warm_start: Literal["own", "resampled", "off"] = Field(
         default="own",
-        description="refine: go on from the last round's samples of the same prompt, each trajectory from one of them "
+        description="refine: start from the last round's samples of the same prompt, each trajectory from one of them "
         "(own) or drawn by softmax(r / alpha) (resampled); off = every round starts afresh",
     )
     parts: int = Field(
         default=1,
         ge=1,
-        description="parts of a chunk that are searched by turns: while one waits for its rewards, another computes",
+        description="parts of a chunk that are searched in turns: while one waits for its rewards, another computes",
     )
     micro_batch: int = Field(default=128, ge=1, description="largest number of states in one network evaluation")
     decode_batch: int = Field(default=128, ge=1, description="largest number of states decoded to images at once")
@@ -159,8 +165,8 @@ class Search(Section):
     )
     args: dict[str, Any] = Field(
         default_factory=dict,
-        description="keyword arguments of the constructor of a search of your own; its parameters that are called like "
-        "keys of this section have their values from there",
+        description="keyword arguments of the constructor of a search of your own; parameters that have the name of a "
+        "key of this section get the value of this key",
         exclude_if=lambda value: not value,
     )
 

@@ -93,7 +93,7 @@ COLUMNS: dict[str, tuple[Callable[[Outcome], float | None], str]] = {
     "within prompt": (lambda o: o.last["diversity/within_prompt"] / o.first["diversity/within_prompt"], ".0%"),
     "KL": (lambda o: o.last["heldout/kl"], ".1f"),
     "rise with search": (lambda o: o.rise(o.search["reward/mean"]) if o.search else None, "+.2f"),
-    "evaluations per searched sample": (lambda o: o.search.get("search/nfe_per_sample"), ".0f"),
+    "network evaluations per searched sample": (lambda o: o.search.get("search/nfe_per_sample"), ".0f"),
 }
 
 

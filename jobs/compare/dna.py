@@ -50,7 +50,7 @@ COLUMNS = {
     "of pretrained": ".0%",
     "ELBO": ".1f",
     "KL": ".1f",
-    "evaluations per searched sample": ".0f",
+    "network evaluations per searched sample": ".0f",
 }
 Row = dict[str, float]
 
@@ -102,7 +102,7 @@ def sampled(run_dir: Path) -> tuple[Row, Row]:
             "KL": found["heldout/kl"],
         }
         if round:
-            row["evaluations per searched sample"] = metrics[round, "search"]["search/nfe_per_sample"]
+            row["network evaluations per searched sample"] = metrics[round, "search"]["search/nfe_per_sample"]
         rows.append(row)
     return rows[0], rows[1]
 
@@ -126,7 +126,7 @@ def searched(run_dir: Path, search: Search, model: MaskedDiffusion) -> Row:
         "edit distance": distance,
         "of pretrained": distance / base["edit distance"],
         "ELBO": float(elbo.mean()),
-        "evaluations per searched sample": found.cost.network / num,
+        "network evaluations per searched sample": found.cost.network / num,
     }
 
 

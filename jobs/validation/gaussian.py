@@ -119,7 +119,8 @@ def errors(found: Moments, measured: Measured) -> tuple[str, str]:
 
 
 HEADER = (
-    "search", "mean", "covariance", "log Z", "effective", "mean, no weights", "covariance, no weights", "evaluations",
+    "search", "mean", "covariance", "log Z", "effective",
+    "mean, no weights", "covariance, no weights", "network evaluations",
 )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def run(options: Options) -> list[Table]:
         "Errors against the closed form: mean |m - m*|, covariance |S - S*| / |S*| (Frobenius), log Z_hat - log Z; "
         "after ± the length of one standard error. effective: as how many exact draws the weighted ones count for the "
         "mean. no weights: the same trajectories, each counted once: what is left is the bias of the local choice. "
-        "evaluations: of the policy per accepted trajectory, + of the reference. The tilted law has standard "
+        "network evaluations: of the policy per accepted trajectory, + of the reference. The tilted law has standard "
         f"deviations {_deviations(goal)}, log Z {goal.log_z:.3f}; the policy's own mean is off by {_untilted():.2f}."
     )
     return [

@@ -104,7 +104,18 @@ def search_table(problem: Problem, options: Options) -> tuple[Table, dict[str, T
     rows = [(*row, published(problem, PUBLISHED.get(row[0], ""))) for row in rows]
     others = [name for name in ("RL", "backpropagation") if name in problem.published]
     rows += [(f"DAS: {name}", *[""] * 8, published(problem, name)) for name in others]
-    header = ("search", "mean reward", "EMD", "sliced EMD", "MMD²", "modes", "TV", "effective", "evaluations", "DAS")
+    header = (
+        "search",
+        "mean reward",
+        "EMD",
+        "sliced EMD",
+        "MMD²",
+        "modes",
+        "TV",
+        "effective",
+        "network evaluations",
+        "DAS",
+    )
     note = (
         f"{num} samples each, and as many exact draws of the posterior to compare them with; its mean reward is "
         f"{problem.posterior.mean_reward(problem.reward):.4f}. First row: another exact sample. EMD: Euclidean, by the "

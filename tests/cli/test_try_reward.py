@@ -128,7 +128,7 @@ def test_a_reward_that_keeps_the_contract(folder: Path, monkeypatch: pytest.Monk
         ("array", "answers: TypeError: returned ndarray, a torch.Tensor is needed", "torch.as_tensor(values)"),
         ("one", "one number for each sample: shape [] where [4] is needed", "not their mean"),
         ("column", "one number for each sample: shape [4, 1] where [4] is needed", "squeeze(1) where it is [B, 1]"),
-        ("nan", "no NaN, no plus infinity: nan for sample 0 (black)", "minus infinity is what an unusable sample"),
+        ("nan", "no NaN, no plus infinity: nan for sample 0 (black)", "return minus infinity for a sample"),
         ("infinite", "no NaN, no plus infinity: inf for sample 0 (black)", "minus infinity"),
         ("raises", "answers: KeyError: 'no such letters'", ", in helper"),
         ("Broken", "is built from its arguments: FileNotFoundError: [Errno 2]", 'own_tried.py", line 15, in __init__'),

@@ -170,7 +170,7 @@ def test_versions_are_the_projects() -> None:
     pinned = set()
     for path in (CLUSTER / "Dockerfile", *(CLUSTER / name for name in CLUSTERS), CLUSTER / "README.md"):
         text = path.read_text()
-        tags = re.findall(r"dav-ray:([\d.]+)-ray([\d.]+\d)", text)
+        tags = re.findall(r"(?:dav-ray|REGISTRY):([\d.]+)-ray([\d.]+\d)", text)
         assert tags and {tag[0] for tag in tags} == {PROJECT["version"]}, path.name
         pinned |= {tag[1] for tag in tags}
         pinned |= set(re.findall(r"(?:rayVersion: |ARG RAY=)([\d.]+)", text))
@@ -258,3 +258,12 @@ def test_readme_names_files_that_exist() -> None:
     text = (CLUSTER / "README.md").read_text()
     named = set(re.findall(r"(?:cluster|jobs)/[\w.-]+\.\w+", text))
     assert named and all((ROOT / name).exists() for name in named)
+
+
+def test_every_file_names_the_image_of_this_release() -> None:
+    dockerfile = (CLUSTER / "Dockerfile").read_text()
+    ray = re.search(r"^ARG RAY=(\S+)$", dockerfile, re.M)
+    assert ray
+    tags = {file.name: set(re.findall(r"\d[\d.]*-ray[\d.]*\d", file.read_text())) for file in CLUSTER.iterdir()}
+    assert {name for name, found in tags.items() if found} >= {"Dockerfile", "README.md", "aws.yaml", "gcp.yaml"}
+    assert {tag for found in tags.values() for tag in found} == {f"{PROJECT['version']}-ray{ray[1]}"}

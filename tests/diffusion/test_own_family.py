@@ -125,7 +125,7 @@ assert mistakes("model.path=other") == ["model.path = other: no such toy; allowe
 assert mistakes("model.draft_vae=x/y") == [
     "model.draft_vae = x/y: a toy model has no use for it; allowed: None"]
 assert mistakes("model.kind=tou", "prompts=[a]") == [
-    "model.kind = tou: unknown value; allowed: diffusers, masked or toy"]
+    "model.kind = tou: unknown model family; did you mean toy? allowed: diffusers, masked, toy, or module.path:Name"]
 
 model = build(config)
 noise, scorer = KeyedNoise(0, 1, range(8)), local_scorer([("brightness", 1.0, reward("brightness", {}))])

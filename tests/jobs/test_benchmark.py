@@ -11,7 +11,8 @@ import torch
 
 from dav_ray.diffusion.device import quiet
 from jobs.performance import study, timing, workloads
-from jobs.performance.parts import search, switches
+from jobs.performance.options import Options
+from jobs.performance.parts import rewards, search, switches
 
 TINY = ("search.steps=4", "search.chunk=3", "search.trajectories=3")
 
@@ -68,6 +69,19 @@ def test_the_plain_loop_accepts_what_the_search_accepts(name: str, tmp_path: Pat
     assert work.batch == 3
     found = search.search(work)
     torch.testing.assert_close(search.plain(work, work.chunk), found.reward, rtol=1e-3, atol=1e-3)
+
+
+def test_rewards_are_shown_what_a_search_sends_and_timed_in_one_thread(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        rewards, "KINDS", (("jpeg_compressibility", 64, 4), ("brightness", 64, 4), ("gc_content", 50, 4))
+    )
+    found = rewards.run(Options((), 1, "cpu", tmp_path))
+    assert [each.bytes for each in found.measured] == [3 * 64 * 64, 4 * 3 * 64 * 64, 8 * 50]
+    assert all(each.per_s.median > 0 for each in found.measured)
+    (table,) = found.tables
+    assert table.rows[0][:3] == ("jpeg_compressibility", "64 x 64", "12,288")
 
 
 @pytest.mark.slow

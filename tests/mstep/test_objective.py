@@ -38,9 +38,9 @@ def gradient(
 ) -> tuple[Tensor, tuple[float, float]]:
     """Of the objective: T times the mean over transitions is the mean over rows of the sum over steps."""
     toy.trainable().zero_grad()
-    sums = accumulate(toy, data, *everything(), kl=kl, scale=1 / N, micro_batch=micro_batch)
+    nll, kld = accumulate(toy, data, *everything(), kl=kl, scale=1 / N, micro_batch=micro_batch)
     assert toy.shift.grad is not None
-    return toy.shift.grad.clone(), sums
+    return toy.shift.grad.clone(), (float(nll), float(kld))
 
 
 def closed_form(toy: LinearGaussian, data: Rows, kl: float) -> tuple[Tensor, float, float]:

@@ -1,4 +1,4 @@
-"""The how-to for a model family: its two files are taken from the page; their model is searched and trained."""
+"""The how-to for a model family: its file is taken from the page; its model is searched and trained."""
 
 from __future__ import annotations
 
@@ -6,29 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.deadlines import hung
-from tests.support.markdown import blocks
-from tests.support.places import PACKAGE
+import pytest
 
-PAGE = (PACKAGE / "diffusion" / "README.md").read_text(encoding="utf-8")
-FILES = ("pixels", "pixels_family")
-# a process of its own: kinds of models are known when the configuration's sections are defined
+from tests.support.deadlines import hung
+from tests.support.markdown import files_of
+
 SCRIPT = """
+import subprocess
+import sys
 import torch
 from pathlib import Path
-from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 
-torch.manual_seed(0)
-blocks = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
-unet = UNet2DModel(8, 1, 1, block_out_channels=[8, 8], norm_num_groups=4, attention_head_dim=4, **blocks)
-DDPMPipeline(unet, DDIMScheduler()).save_pretrained("my-ddpm")
+subprocess.run([sys.executable, "make_ddpm.py"], check=True)
 
-from dav_ray.config.families.table import MODELS
-from dav_ray.registry import Entry
-
-MODELS.builtin["pixels"] = Entry("pixels_family:PixelsFamily", "images: pixels")  # the line of the table
-
-from dav_ray.config.build import aligned, build, strategy
+from dav_ray.config.build import aligned, build, pretrained, strategy
 from dav_ray.config.checks.preflight import check
 from dav_ray.config.plan import plan
 from dav_ray.config.recipe.load import load
@@ -41,7 +32,7 @@ from dav_ray.run_dir import shards
 from dav_ray.types import Chunk
 
 Path("my.yaml").write_text(
-    "model: {kind: pixels, path: ./my-ddpm}\\nreward: {kind: brightness}\\n"
+    "model: {kind: pixels:Pixels, path: ./my-ddpm}\\nreward: {kind: brightness}\\n"
     "search: {steps: 4, trajectories: 4, chunk: 4, candidates: 3, alpha: 0.01, gradient: true, guidance_scale: 1.0}\\n"
     "mstep: {candidates: all, kl: 0.1, batch_size: 8, lora: {rank: 2}}\\n"
 )
@@ -68,7 +59,7 @@ pipe = aligned(config, Path("policy"))
 x, t = torch.randn(2, 1, 8, 8), torch.tensor([500, 20])
 with torch.no_grad():
     assert torch.equal(pipe.unet(x, t).sample, model.trainable()(x, t).sample)
-    assert not torch.equal(pipe.unet(x, t).sample, unet(x, t).sample)
+    assert not torch.equal(pipe.unet(x, t).sample, pretrained(config).unet(x, t).sample)
 
 for override in ("model.path=./nothing", "model.alphabet=dna"):
     try:
@@ -78,17 +69,24 @@ for override in ("model.path=./nothing", "model.alphabet=dna"):
 """
 
 
-def test_the_model_of_the_page_is_searched_and_trained(tmp_path: Path) -> None:
-    for block in blocks("page", PAGE):
-        if (name := block.text.partition("\n")[0].removeprefix("# ").removesuffix(".py")) in FILES:
-            (tmp_path / f"{name}.py").write_text(block.text)
-    (tmp_path / "try_it.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, "try_it.py"], cwd=tmp_path, capture_output=True, text=True, timeout=hung(120)
-    )
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader stands, with the files of the page."""
+    made = tmp_path_factory.mktemp("family")
+    for name, text in files_of("dav_ray/diffusion/README.md").items():
+        (made / name).write_text(text)
+    return made
 
+
+def python(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    (folder / "try_it.py").write_text(script)
+    return subprocess.run([sys.executable, "try_it.py"], cwd=folder, capture_output=True, text=True, timeout=hung(120))
+
+
+def test_the_model_of_the_page_is_searched_and_trained(folder: Path) -> None:
+    done = python(folder, SCRIPT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == [
         "model.path = ./nothing: has no unet; allowed: the folder of a DDPMPipeline",
-        "model.alphabet = dna: a pixels model has no use for it; allowed: None",
+        "model.alphabet = dna: a pixels:Pixels model has no use for it; allowed: None",
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.finished_run import finished_run
-from tests.support.markdown import Block, all_blocks
+from tests.support.markdown import Block, all_blocks, files_of
 from tests.support.runs import masked_model
 
 BLOCKS = all_blocks("python")
@@ -28,10 +28,12 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(block: Block) -> dict[str, object]:
-    """What the block defines. A file of the reader's is written first, so that others can import it."""
+    """What the block defines. The files of the reader's that its page shows are written first, so that it can import
+    them."""
     names: dict[str, object] = {"__name__": "page"}
+    for file, written in files_of(block.page).items():
+        Path(file).write_text(written)
     if found := FILE.match(block.text):
-        Path(f"{found[1]}.py").write_text(block.text)
         names["__name__"] = found[1]
     exec(compile(block.text, block.where, "exec"), names)
     return names

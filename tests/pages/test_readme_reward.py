@@ -21,23 +21,23 @@ from dav_ray.search.weighting.choices import judge
 from tests.support.places import ROOT
 
 README = (ROOT / "README.md").read_text()
-EXAMPLE = re.compile(r"```python\n(# my_rewards\.py\n.*?)```\n+```\n(dav-ray run [^\n]+)\n", re.DOTALL)
+EXAMPLE = re.compile(r"```python\n(# slant\.py\n.*?)```\n+```\n(dav-ray run [^\n]+)\n", re.DOTALL)
 
 
 def example() -> tuple[str, list[str]]:
     """The module, and the words after `dav-ray run`."""
     found = EXAMPLE.search(README)
-    assert found, "README.md has no ```python block that starts with # my_rewards.py, with a command after it"
+    assert found, "README.md has no ```python block that starts with # slant.py, with a command after it"
     return found[1], shlex.split(found[2])[2:]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the user stands, his module beside him."""
-    (tmp_path / "my_rewards.py").write_text(example()[0])
+    (tmp_path / "slant.py").write_text(example()[0])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    monkeypatch.delitem(sys.modules, "slant", raising=False)
     return tmp_path
 
 
@@ -89,7 +89,7 @@ def test_its_search_raises_the_reward_by_a_standard_deviation(folder: Path) -> N
 
 def test_its_code_keeps_the_contract_of_rewards(folder: Path) -> None:
     """Also for an image that is all black, as `dav-ray try-reward` shows one."""
-    command = [sys.executable, "-m", "dav_ray", "try-reward", "my_rewards:Slant", "--gradient"]
+    command = [sys.executable, "-m", "dav_ray", "try-reward", "slant:Slant", "--gradient"]
     tried = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
     assert tried.returncode == 0 and "WRONG" not in tried.stdout, tried.stdout + tried.stderr
 

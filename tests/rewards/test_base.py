@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dav_ray.errors import RewardError
+from dav_ray.errors import DataError, RewardError
 from dav_ray.registry import Unregistered
-from dav_ray.rewards.base import Scored, check, local_scorer
+from dav_ray.rewards.base import Scored, Scorer, all_pixels, check, evaluate, local_scorer
 from dav_ray.rewards.colour import Brightness, TargetColour
 from dav_ray.rewards.jpeg import JpegCompressibility, JpegIncompressibility
 from dav_ray.rewards.registry import resolve
@@ -184,3 +184,68 @@ def test_names_and_paths_resolve() -> None:
         resolve("beauty")
     with pytest.raises(AttributeError):
         resolve("dav_ray.rewards.colour:Beauty")
+
+
+class Seen:
+    """Notes what it is shown."""
+
+    differentiable = False
+
+    def __init__(self, wants: str = "float32") -> None:
+        self.wants, self.shown = wants, list[Tensor]()
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        self.shown.append(samples)
+        return samples.double().flatten(1).mean(1)
+
+
+def sent(*rewards: Any) -> tuple[Scorer, list[np.ndarray]]:
+    """A scorer, and what it sends."""
+    local, arrays = local_scorer([(f"judge{i}", 1.0, reward) for i, reward in enumerate(rewards)]), list[np.ndarray]()
+
+    def call(samples: np.ndarray, conditions: Sequence[str], grad: bool) -> list[Scored]:
+        arrays.append(samples)
+        return [evaluate(reward, samples, conditions, grad) for reward in rewards]
+
+    return Scorer(local.names, [1.0] * len(rewards), call, pixels=all_pixels(rewards)), arrays
+
+
+def test_pixels_are_sent_where_all_rewards_want_them() -> None:
+    x, texts = images(3), [""] * 3
+    for rewards, dtype in (
+        ([JpegCompressibility()], np.uint8),
+        ([JpegCompressibility(), Seen("uint8")], np.uint8),
+        ([JpegCompressibility(), Seen()], np.float32),
+        ([Brightness()], np.float32),
+    ):
+        scorer, arrays = sent(*rewards)
+        values = scorer.score_each(x, texts)[1]
+        assert arrays[0].dtype == dtype
+        assert values[:, 0].tolist() == [evaluate(rewards[0], x.numpy(), texts, False).values[i] for i in range(3)]
+    seen = Seen("uint8")
+    evaluate(seen, x.numpy(), texts, False)
+    sent(seen)[0].score(x, texts)
+    assert [shown.dtype for shown in seen.shown] == [torch.uint8] * 2 and torch.equal(*seen.shown)
+    tokens = torch.arange(6).reshape(3, 2)
+    scorer, arrays = sent(Seen("uint8"))
+    scorer.score(tokens, texts)
+    assert arrays[0].dtype == np.int64
+
+
+def test_sizes_of_jpegs_are_those_of_numbers_sent() -> None:
+    """Whoever rounds: bit for bit what a reward gives that gets float32."""
+    x, texts = images(5, 64), [""] * 5
+    scorer, arrays = sent(JpegIncompressibility())
+    assert scorer.score(x, texts).tolist() == JpegIncompressibility()(x, texts).tolist()
+    assert arrays[0].nbytes * 4 == x.numpy().nbytes
+
+
+@pytest.mark.parametrize("wants", ["uint8", "float32"])
+def test_an_image_that_is_not_finite_reaches_no_reward(wants: str) -> None:
+    x = images(12)
+    x[9, 0, 0, 0] = NAN
+    seen = Seen(wants)
+    with pytest.raises(DataError, match="the model gave a sample that is not finite in chunk c") as caught:
+        sent(seen)[0].of("c").score(x, [""] * 12)
+    assert seen.shown == [] and caught.value.rows == (9,)
+    assert np.array_equal(caught.value.evidence.samples, x.numpy(), equal_nan=True)

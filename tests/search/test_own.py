@@ -59,7 +59,7 @@ class OneOfMany:
         samples = diffusion.decode(states[-1], repeated)
         total, each = scorer.score_each(samples, repeated)
         log_w = self.boost * total.reshape(batch, m) / self.alpha
-        kept = torch.arange(batch) * m + choose(log_w, noise.at(0).uniform(()))
+        kept = torch.arange(batch) * m + choose(log_w, noise.at(diffusion.steps + 1).uniform(()))
         cost = diffusion.cost - before + Cost(reward=len(repeated))
         ones = torch.ones(batch, dtype=torch.float64)
         return Trajectories(

@@ -34,6 +34,11 @@ def of_this_run() -> list[psutil.Process]:
     return [process for process in found if not any(name in command(process) for name in HELPERS)]
 
 
+def actors(title: str) -> list[psutil.Process]:
+    """Processes of Ray actors that tests started, by a part of the class's name."""
+    return [process for process in of_this_run() if f" ray::{title}" in command(process)]
+
+
 def lives(process: psutil.Process) -> bool:
     """Not gone, and no zombie that waits for its parent."""
     with contextlib.suppress(psutil.NoSuchProcess):

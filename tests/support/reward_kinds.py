@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 
 class Total:
-    """Takes `pace` seconds for a call; writes down how many samples each call has."""
+    """Takes `pace` seconds for a call; writes down how many samples each call has, and who was called."""
 
     differentiable = True
 
@@ -23,8 +24,9 @@ class Total:
         assert len(conditions) == len(samples)
         time.sleep(self.pace)
         if self.folder != Path():
-            with open(self.folder / "calls", "a") as file:
-                file.write(f"{len(samples)}\n")
+            for name, what in (("calls", len(samples)), ("workers", os.getpid())):
+                with open(self.folder / name, "a") as file:
+                    file.write(f"{what}\n")
         return samples.flatten(1).sum(1)
 
 
@@ -67,3 +69,63 @@ class Drift(Total):
 class Broken(Total):
     def __init__(self) -> None:
         raise ValueError("no such weights")
+
+
+class Small(Total):
+    """Has memory for `room` samples at once."""
+
+    def __init__(self, folder: str, room: int) -> None:
+        super().__init__(folder=folder)
+        self.room = room
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        values = super().__call__(samples, conditions)
+        if len(samples) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return values
+
+
+class Lost(Total):
+    """In the first `times` processes that meet a number below zero, the device fails for good."""
+
+    def __init__(self, folder: str, times: int) -> None:
+        super().__init__()
+        self.marks, self.times, self.lost = Path(folder), times, False
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        met = self.marks / f"lost-{os.getpid()}"
+        if bool((samples < 0).any()) and len(list(self.marks.glob("lost-*"))) < self.times:
+            met.touch()
+        if met.exists():
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return super().__call__(samples, conditions)
+
+
+class Busy(Total):
+    """Samples from the number `since` on are refused, `times` times in all."""
+
+    def __init__(self, folder: str, since: float, times: int) -> None:
+        super().__init__(folder=folder)
+        self.marks, self.since, self.times = Path(folder), since, times
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        values = super().__call__(samples, conditions)
+        if bool((samples >= self.since).any()) and len(list(self.marks.glob("busy-*"))) < self.times:
+            (self.marks / f"busy-{uuid.uuid4().hex}").touch()
+            raise ConnectionResetError("the service restarts")
+        return values
+
+
+class Late(Total):
+    """Every further replica is refused at its first call."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.ready = not list(Path(folder).glob("built-*"))
+        (Path(folder) / f"built-{os.getpid()}").touch()
+
+    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        if not self.ready:
+            self.ready = True
+            raise TimeoutError("it loads its weights")
+        return super().__call__(samples, conditions)

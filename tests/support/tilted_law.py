@@ -20,7 +20,6 @@ def samples_of_the_tilted_law(kind: str) -> tuple[Tensor, Tensor]:
     diffusion, reward = model(moved=0.3), Scores()
     config = Search.model_validate({"kind": kind, "candidates": 3, "alpha": ALPHA})
     noise: Any = BulkNoise(1, MANY)
-    noise.copies = lambda num: BulkNoise(2, num * MANY)  # what is drawn and what is chosen are independent
     found = strategy(config)(diffusion, scorer(reward), [""] * MANY, noise)
 
     plain = law(diffusion)

@@ -40,6 +40,7 @@ from dav_ray.search.weighting.choices import HERE
 from dav_ray.testing.gaussian import Bowl, LinearGaussian
 from dav_ray.types import Trajectories, Transitions
 from tests.rewards.test_enformer import TINY, EnformerModel, filled, saved
+from tests.support.streams import started
 
 NUM = 4
 MASK = 3  # of the masked kernel below, whose events are 6 of 3 letters
@@ -449,6 +450,16 @@ def test_search_is_a_function_of_its_noise(search: Search, model: tuple[Any, lis
     assert parts(same).keys() == parts(found).keys()
     assert all(torch.equal(parts(same)[name], tensor) for name, tensor in parts(found).items())
     assert not torch.equal(other.states, found.states)
+
+
+def test_search_starts_no_stream_twice(
+    search: Search, model: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn and what is chosen are independent."""
+    diffusion, prompts = model
+    keys = started(monkeypatch)
+    search(diffusion, judge(diffusion), prompts, noise())
+    assert len(keys) == len(set(keys)) > 0
 
 
 def test_search_does_not_depend_on_the_chunk(search: Search, model: tuple[Any, list[str]]) -> None:

@@ -29,7 +29,7 @@ def test_a_driver_whose_actors_start_ends_at_once(tmp_path: Path, number: signal
     process.send_signal(number)
     process.wait(hung(60))
     assert time.monotonic() - told < stretched(GRACE_S)
-    assert "the same command goes on" in finish(process, 128 + number)
+    assert "type the same command again" in finish(process, 128 + number)
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ def test_a_run_that_is_stopped_again_and_again_has_the_bits_of_an_undisturbed_on
         process.send_signal(number)
         process.wait(hung(60))
         assert time.monotonic() - told < stretched(COMMITTED_S), moment
-        assert "the same command goes on" in finish(process, 128 + number), moment
+        assert "type the same command again" in finish(process, 128 + number), moment
         assert json.loads((run / LEASE).read_text())["holder"] is None, moment
     finish(start(tmp_path, *words, "run"), 0, 600)
     for pattern in ("policy/*/*", "buffer/*/*.parquet"):

@@ -159,7 +159,7 @@ def test_a_stopped_job_goes_on_under_another_id(cluster: dict[str, str], tmp_pat
     assert "round 1/1 | search: chunk" in log
     assert job(cluster, "stop", "first").returncode == 0
     assert "stopped" in job(cluster, "status", "first").stdout.lower()
-    answer(lambda: job(cluster, "logs", "first").stdout, lambda text: "the same command goes on" in text)
+    answer(lambda: job(cluster, "logs", "first").stdout, lambda text: "type the same command again" in text)
     before = committed(stopped)
     manifest = json.loads((stopped / "manifest.json").read_text())
     assert len(before) <= len(manifest["shards"]) < 20 and manifest["phase"] == "search"

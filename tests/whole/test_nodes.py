@@ -44,6 +44,8 @@ def committed(run_dir: Path) -> list[int]:
     return [event["chunk"] for event in events(run_dir) if event["event"] == "chunk_committed"]
 
 
+@pytest.mark.slow  # a run on four nodes; tests/runtime/cluster/test_placement.py places actors by labels
+@pytest.mark.timeout(600)
 def test_each_role_runs_where_its_labels_say(cluster: Cluster, tmp_path: Path) -> None:
     """A head, two kinds of search node and a reward node."""
     node(cluster, 1, role="search", accelerator="a100")

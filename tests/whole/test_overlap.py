@@ -136,7 +136,7 @@ def test_a_run_that_is_stopped_while_it_evaluates_goes_on(folder: Path, whole: P
         ),
         (
             ("roles.train.lifetime=round", "overlap=stream"),
-            "overlap = stream: the ranks of roles.train.lifetime = round live in no search; "
+            "overlap = stream: with roles.train.lifetime = round there are no ranks during the search; "
             "allowed: none, or roles.train.lifetime = run",
         ),
     ],

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.support.runs import events, finish, masked_recipe, recipe, shards, start, weights
 from tests.support.tiny import save_tiny
@@ -35,6 +36,10 @@ class Broken:
 
 def helper(samples):
     return {}["here"]
+"""
+OBJECTIVE = """
+def nothing(loss, weights, kl, batch, times=1.0):
+    return 0.0 * times * loss.nll.sum()
 """
 
 
@@ -73,6 +78,21 @@ def test_the_users_own_traceback_is_on_the_terminal_and_in_the_events(tmp_path: 
     assert not any("dav_ray/rewards" in line for line in told)
     (failed,) = [event for event in events(tmp_path / "run") if event["event"] == "run_failed"]
     assert failed["traceback"].splitlines() == told
+
+
+@pytest.mark.slow  # tests/mstep/test_own.py has what an objective does; here ranks find it
+def test_ranks_train_with_an_objective_of_the_users_own(tmp_path: Path) -> None:
+    """One whose gradient is zero leaves the model as it was."""
+    (tmp_path / "own_objective.py").write_text(OBJECTIVE)
+    path = masked_recipe(tmp_path, rounds=1)
+    words = ("mstep.objective=own_objective:nothing", "mstep.args={times: 2}", "--run-dir", "run")
+    output = finish(start(tmp_path, str(path), *words), 0)
+    assert f"imports own_objective:nothing from {tmp_path}/own_objective.py (mstep.objective)" in output
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "run/policy/v0001"))
+    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    (fitted,) = [line for line in lines if line["role"] == "mstep"]
+    assert fitted["mstep/grad_norm"] == 0 < fitted["mstep/optimizer_steps"]
 
 
 @pytest.mark.slow  # by default jobs/chaos.py's short lane streams

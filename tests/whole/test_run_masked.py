@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,6 +27,7 @@ from dav_ray.run_dir.manifest import MANIFEST, ManifestStore, Shard, round_manif
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.run_dir.storage.uri import open_storage
 from tests.support.deadlines import hung, until
+from tests.support.processes import actors
 from tests.support.runs import events, files, finish, shards, start
 
 LENGTH, MOTIF = 24, "TATA"
@@ -165,22 +168,34 @@ class Stored:
 
 @pytest.fixture(scope="module")
 def part(folder: Path, s3: str) -> Stored:
-    """A run of 1 round whose driver is killed, which goes on to its end, and then to 2 rounds under other sizes of the
-    evaluation. It has one search worker more than the undisturbed run."""
+    """A run of 1 round whose search workers and then whose driver are killed. It goes on to its end, and then to 2
+    rounds under other sizes of the evaluation; there its rank is killed. It has one search worker more than the
+    undisturbed run."""
     found = Stored(f"{s3}/part", folder / "part")
     words = ("tiny.yaml", "roles.search.replicas=2", "track.kinds=[tensorboard]", "--run-dir", found.place)
     process = start(folder, *words, "rounds=1")
     until(lambda: found.manifest()["shards"], "no chunk", 400, process=process)
+    kill(process, "SearchActor")
+    until(lambda: len(found.manifest()["shards"]) > 1, "no other chunk", 400, process=process)
     process.kill()
     process.communicate(timeout=hung(60))
     assert (found.manifest()["closed"], found.manifest()["phase"]) in ((0, "search"), (0, "fit"))
     finish(start(folder, *words, "rounds=1"), 0)
     assert found.storage.exists("report.html") and len(found.storage.list("buffer")) == 3
     assert "finished (1 rounds)" in finish(start(folder, *words, "rounds=1"), 0)
-    output = finish(start(folder, *words, "rounds=2", *MEASURES), 0)
-    assert "round 2, aligned" in output
+    process = start(folder, *words, "rounds=2", *MEASURES)
+    kill(process, "RayTrainWorker")
+    assert "round 2, aligned" in finish(process, 0)
     found.fetch()
     return found
+
+
+def kill(driver: subprocess.Popen[str], title: str) -> None:
+    """The actors of this class, once there are some."""
+    until(lambda: actors(title), f"no {title}", 400, process=driver, pause_s=0.1)
+    for process in actors(title):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def test_a_run_that_is_killed_and_one_that_goes_on_end_in_the_same_bits(folder: Path, part: Stored) -> None:

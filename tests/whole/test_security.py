@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from dav_ray import redact
 from dav_ray.cli import app
 from dav_ray.config.checks.user_code import announced
+from dav_ray.config.imports import module_file
 from dav_ray.config.recipe.load import from_yaml, load
-from dav_ray.config.recipe.user_modules import module_file
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.pipelines.files import attach, load_pipeline
 from dav_ray.diffusion.weight_files import read_checkpoint
@@ -221,7 +221,7 @@ def test_every_place_that_can_name_code_is_said(folder: Path) -> None:
         "runs /venv/bin/python (reward[0].python)",
         "imports own_leaky:Leaky from where /venv/bin/python finds it (reward[0].kind)",
         f"imports deep.er:A from {folder}/deep/er/__init__.py (reward[1].args.rewards[0].kind)",
-        "imports nowhere.at.all:B from not found here (reward[1].args.rewards[1].kind)",
+        "imports nowhere.at.all:B: not found here (reward[1].args.rewards[1].kind)",
         f"imports own_leaky:Net from {folder}/own_leaky.py (reward[1].args.rewards[2].args.model)",
         "runs holo (reward[2].role.pip)",
         f"imports own_leaky:H from {folder}/own_leaky.py (evaluate.heldout.kind)",

@@ -55,6 +55,7 @@ class Asking:
     def __init__(self, reward: Any) -> None:
         self._reward = reward
         self.differentiable = bool(getattr(reward, "differentiable", False))
+        self.wants = getattr(reward, "wants", "float32")
         self._kind = ""
 
     def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
@@ -79,7 +80,7 @@ def contract(asking: Asking, shown: Shown, first: Answer) -> Iterator[Finding]:
     bad = [i for i, value in enumerate(first.values) if np.isnan(value) or value == np.inf]
     if bad:
         words = f"{first.values[bad[0]]} for sample {bad[0]} ({shown.names[bad[0]]})"
-        yield Finding("no NaN, no plus infinity", False, words, "minus infinity is what an unusable sample is worth")
+        yield Finding("no NaN, no plus infinity", False, words, "return minus infinity for a sample that can't be used")
         return
     yield Finding("no NaN, no plus infinity", True)
     yield from _same_twice(asking, shown, first)
@@ -93,7 +94,7 @@ def other_sizes(asking: Asking, others: Sequence[Shown]) -> Iterator[Finding]:
     for shown in others:
         fault = _fault(asking.ask(shown.samples, shown.conditions), len(shown.conditions))
         if fault is not None:
-            yield Finding(shown.what, None, fault.words, "of no account if your model draws no such images")
+            yield Finding(shown.what, None, fault.words, "this does not matter if your model draws no such images")
 
 
 def _fault(answer: Answer, num: int) -> Finding | None:

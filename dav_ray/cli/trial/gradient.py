@@ -41,7 +41,7 @@ def gradient(asking: Asking, shown: Shown) -> Iterator[Finding]:
     largest = float(np.abs(scored.grads).max())
     yield Finding(title, True, f"largest entry {largest:.3g}")
     if not largest:
-        yield Finding("the gradient leads somewhere", None, "it is zero at all samples: a search gains nothing by it")
+        yield Finding("the gradient leads somewhere", None, "it is zero at all samples: it can't help the search")
     yield _differences(asking, shown, x, torch.from_numpy(scored.grads))
     yield _own_sample(asking, shown, x)
 

@@ -13,7 +13,8 @@ import yaml
 
 from dav_ray.config.checks.preflight import model_mistakes
 from dav_ray.config.checks.rewards import reward_mistakes
-from dav_ray.config.checks.user_code import not_ours, said_import
+from dav_ray.config.checks.user_code import not_ours
+from dav_ray.config.imports import said_import
 from dav_ray.config.recipe.load import load, shipped
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.reward import Reward

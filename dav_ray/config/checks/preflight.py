@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from dav_ray.config.checks.objectives import objective_mistakes
 from dav_ray.config.checks.ray_addresses import check_auto
 from dav_ray.config.checks.rewards import import_own, reward_mistakes
 from dav_ray.config.checks.roles import role_mistakes
@@ -37,6 +38,7 @@ def check(config: Config, address: str = "auto", *, tracked: bool = True) -> Non
     """
     on_path(config.modules)
     mistakes = [*model_mistakes(config), *_features_mistakes(config), *role_mistakes(config), *search_mistakes(config)]
+    mistakes += objective_mistakes(config.mstep)
     mistakes += tracker_mistakes(config.track) if tracked else ()
     for key, rewards, gradient in (
         ("reward", config.reward, config.search.gradient),

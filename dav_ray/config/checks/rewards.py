@@ -20,6 +20,7 @@ from dav_ray.config.sections.reward import Reward
 from dav_ray.redact import PATH, show
 from dav_ray.registry import RULE, Unregistered, is_file, load_file, split
 from dav_ray.rewards.registry import CODE, FACTORS, FILE, REWARDS, fact
+from dav_ray.rewards.samples.pixels import wants_of
 
 INTERPRETER_TIMEOUT_S = 60.0
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -144,6 +145,8 @@ def _python_mistakes(key: str, reward: Reward, address: str) -> Iterator[str]:
     rule = "allowed: the absolute path of an interpreter with the same Python and ray"
     if key.startswith("evaluate"):
         yield f"{key}.python = {reward.python}: held-out measures run inside the search workers; allowed: none"
+    elif reward.where == "search":
+        yield f"{key}.python = {show(reward.python, PATH)}: it runs in the search workers ({key}.where); allowed: none"
     elif not os.path.isabs(python):
         yield f"{key}.python = {show(reward.python, PATH)}: is relative; {rule}"
     elif address == "local" and (mistake := _interpreter_mistake(python)):
@@ -201,6 +204,12 @@ def _golden_mistakes(key: str, reward: Reward) -> Iterator[str]:
 
 
 def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
+    if (
+        reward.where == "search"
+        and reward.role is not None
+        and (reward.role.python or reward.role.pip or reward.role.container)
+    ):
+        yield f"{key}.role: an environment of its own, and {key}.where = search; allowed: one of them"
     if key.startswith("evaluate") and reward.role is not None:
         yield f"{key}.role: held-out measures run inside the search workers; allowed: null"
     if key.startswith("reward[") and reward.label in TAKEN:
@@ -211,8 +220,10 @@ def _name_mistakes(key: str, reward: Reward) -> Iterator[str]:
 
 def _facts(found: Any) -> tuple[inspect.Signature | None, bool]:
     """Signature of what takes the arguments (a class's constructor; a function after its two first), and whether there
-    are gradients. Raises ValueError if its objects can't be called, or it can't with samples and conditions."""
+    are gradients. Raises ValueError if its objects can't be called, or it can't with samples and conditions, or wants
+    what there is not."""
     differentiable = bool(getattr(found, "differentiable", False))
+    wants_of(found)
     if not inspect.isclass(found):
         return _after_two(found), differentiable
     if "__call__" not in dir(found):  # callable() would say that classes are

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from dav_ray.config.checks.rewards import DEEPEST, as_reward, factors
-from dav_ray.config.recipe.user_modules import module_file
+from dav_ray.config.imports import said_import
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.reward import Reward
+from dav_ray.mstep.registry import OBJECTIVES
 from dav_ray.redact import PATH, show
-from dav_ray.registry import Registry, is_file, on_path, split
+from dav_ray.registry import Registry, on_path
 from dav_ray.rewards.registry import CODE, REWARDS, fact
 from dav_ray.search.kinds import SEARCHES
-
-ABSENT = "not found here"
 
 
 def announced(config: Config) -> list[str]:
@@ -28,6 +27,8 @@ def announced(config: Config) -> list[str]:
         lines.append(said_import("evaluate.features", config.evaluate.features))
     if not_ours(config.search.kind, SEARCHES):
         lines.append(said_import("search.kind", SEARCHES.target(config.search.kind)))
+    if not_ours(config.mstep.objective, OBJECTIVES):
+        lines.append(said_import("mstep.objective", OBJECTIVES.target(config.mstep.objective)))
     roles = config.roles
     for name, role in (("search", roles.search), ("reward", roles.reward), ("train", roles.train)):
         lines += _environment(f"roles.{name}", role)
@@ -60,13 +61,3 @@ def _environment(key: str, role: Any) -> Iterator[str]:
     for name, value in (("python", role.python), ("pip", ", ".join(role.pip or ())), ("container", role.container)):
         if value:
             yield f"runs {show(value, PATH)} ({key}.{name})"
-
-
-def said_import(key: str, target: str, python: str | None = None) -> str:
-    """That a class or function of the user's own is imported, and from where."""
-    module, _ = split(target)
-    if is_file(target):
-        return f"imports {show(target, PATH)} ({key})"
-    found = None if python else module_file(module)
-    where = found or (f"where {show(python, PATH)} finds it" if python else ABSENT)
-    return f"imports {show(target)} from {where} ({key})"

@@ -5,6 +5,7 @@
     stable_diffusion    StableDiffusionPipeline: latents, text conditions, a DDIM-type schedule
     masked              masked discrete diffusion over letters
 
-A new family is one file with a subclass of `Family` (or of one that is there) and a line in `table`; from another
-package, an entry point of the group `dav_ray.models` in place of the line.
+A new family is one file with a subclass of `Family` (or of one that is there) and a line in `table`. A family of a
+user's own needs no line: a recipe names its module or file, or a package registers it as an entry point of the group
+`dav_ray.models`.
 """

@@ -1,7 +1,7 @@
 """What a model family answers about itself: everything that differs between kinds of models outside of `diffusion`.
 
-Nothing here, nor in a family's own file, imports torch at its top: a configuration is read, checked and planned before
-torch is needed. What builds the model imports it inside the method.
+Nothing here, nor in the files of the families that ship with dav_ray, imports torch at its top: a configuration is
+read, checked and planned before torch is needed. What builds the model imports it inside the method.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dav_ray.config.families.sizes import Sizes
+from dav_ray.config.families.sizes import Held, Sizes
 
 if TYPE_CHECKING:
     from dav_ray.config.schema import Config
@@ -32,6 +32,15 @@ class Runtime:
     autocast: str = "float32"
 
 
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations; a multiplication and an addition are two. network: of one pass of one state; decoder:
+    of one decoded sample, None where that is not known."""
+
+    network: float
+    decoder: float | None
+
+
 class Family(ABC):
     """One kind of model. Objects hold nothing: every answer is a function of the configuration."""
 
@@ -42,8 +51,8 @@ class Family(ABC):
     completes: ClassVar[bool] = False  # mstep.target = completed has a meaning: states are partly masked
     discrete: ClassVar[bool] = False  # states are tokens: equal ones are evaluated once, and blends have counts < 0
     whole_policy: ClassVar[bool] = False  # a stored policy is the whole model: it loads without the pretrained one
-    imports: ClassVar[tuple[str, ...]]  # MODULE or MODULE:NAME that workers need, for the template process
-    start: ClassVar[str]  # how long workers usually take to start, in words; seconds on two free cores
+    imports: ClassVar[tuple[str, ...]] = ()  # MODULE or MODULE:NAME that workers need: imported once, while Ray starts
+    start: ClassVar[str] = "usually 15 s, as they import torch"  # how long workers take, on two free cores
 
     def at(self, path: str) -> Family:
         """The family of the model that lies at this path (`model.path`), where the kind has several."""
@@ -79,14 +88,28 @@ class Family(ABC):
         """(height, width) of images in pixels, or (letters of the alphabet, length) of sequences. Usual values where
         the model's files are not on this machine."""
 
-    @abstractmethod
     def sizes(self, config: Config, folder: Path) -> Sizes:
-        """The networks' tensors from their files' headers. OSError or ValueError, in words, where they do not tell."""
+        """The networks' tensors from their files' headers, for what `dav-ray doctor` says of memory. OSError or
+        ValueError, in words, where they do not tell."""
+        raise ValueError("this family says nothing of its networks' sizes")
 
     def activations(self, sizes: Sizes, *, back: bool) -> tuple[float, float]:
         """Elements that are held per row of the policy's network, and per decoded sample; back: with autograd.
         ValueError where there is no estimate."""
         raise ValueError("nothing is known of the activations of such a network")
+
+    def training(self, sizes: Sizes, *, half: bool, autocast: bool, checkpointing: bool) -> Held:
+        """What is held per row of the policy's network for the backward pass. half: weights are of half precision;
+        autocast: calls are, whatever the weights. ValueError where there is no estimate."""
+        return Held(self.activations(sizes, back=True)[0])
+
+    def flops(self, config: Config) -> Flops | None:
+        """The work of the networks, from their configurations; None where these are not at hand, or not understood."""
+        return None
+
+    def sample_bytes(self, config: Config) -> int | None:
+        """Of one sample as it goes to a reward, uncompressed; None where its shape is not known here."""
+        return None
 
     @abstractmethod
     def build(self, config: Config, held: Runtime) -> Adaptable:
@@ -99,3 +122,20 @@ class Family(ABC):
     @abstractmethod
     def aligned(self, config: Config, folder: Path) -> Any:
         """The same with the policy that lies in `folder`."""
+
+    def with_policy(self, config: Config, folder: Path) -> Adaptable:
+        """The model on the CPU with the policy that lies in `folder`, for `aligned`."""
+        from safetensors.torch import load_file
+
+        model = self.with_new_policy(config, Runtime(config.search.micro_batch))
+        model.load_policy_state(load_file(folder / model.policy_file))
+        return model
+
+    def with_new_policy(self, config: Config, held: Runtime) -> Adaptable:
+        """The model with a policy that is still the pretrained one. UserError if its files do not fit."""
+        model, lora = self.build(config, held), config.mstep.lora
+        if config.mstep.parameters == "lora":
+            model.add_adapters(lora.rank, lora.alpha, lora.targets or self.lora_targets, config.seed)
+        else:
+            model.train_all_weights()
+        return model

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.families.alphabet import alphabet_of, own_alphabet
-from dav_ray.config.families.base import Family, Runtime
+from dav_ray.config.families.base import Family, Flops, Runtime
 from dav_ray.config.families.masked_checks import LORA_TARGETS, check_weights, masked_mistakes
-from dav_ray.config.families.sizes import Sizes, header, json_if_there, read_json
+from dav_ray.config.families.sizes import Held, Sizes, header, json_if_there, read_json
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.masked.config_file import BENCHMARK_LENGTH, CONFIG, WEIGHTS
 
@@ -68,6 +69,25 @@ class Masked(Family):
         kernels = [shape for shape in convolutions if len(shape) == 3] or [(1, 1, 1)]
         width = sizes.configs["network"]["length"] * max(shape[0] for shape in kernels)
         return width * (TRAINING * len(kernels) if back else SAMPLING), 0.0
+
+    def training(self, sizes: Sizes, *, half: bool, autocast: bool, checkpointing: bool) -> Held:
+        """With checkpointing L h for each convolution, and one of them computed again."""
+        whole, _ = self.activations(sizes, back=True)
+        layers = sum(name.startswith("convs.") and len(shape) == 3 for name, shape in sizes.shapes["network"].items())
+        return Held(whole / TRAINING + whole / max(1, layers) if checkpointing else whole)
+
+    def flops(self, config: Config) -> Flops | None:
+        """Every convolution goes over all letters; nothing is decoded."""
+        try:
+            shapes = self.sizes(config, Path(model_path(config.model.path))).shapes["network"].values()
+        except (OSError, ValueError):
+            return None
+        _, length = self.shape(config)
+        return Flops(2.0 * length * sum(prod(shape) for shape in shapes if len(shape) == 3), 0.0)
+
+    def sample_bytes(self, config: Config) -> int:
+        """Tokens as int64."""
+        return 8 * self.shape(config)[1]
 
     def build(self, config: Config, held: Runtime) -> MaskedDiffusion:
         return self._whole(config, micro_batch=held.micro_batch, device=held.device, autocast=held.autocast)

@@ -27,6 +27,18 @@ class Sizes:
         return sum(prod(shape) for shape in self.shapes[network].values())
 
 
+@dataclass(frozen=True)
+class Held:
+    """Elements: in the precision of the network's calls, and in float32 whatever that is."""
+
+    narrow: float
+    wide: float = 0.0
+
+    def bytes(self, width: int) -> float:
+        """width: bytes of an element in the precision of the calls."""
+        return self.narrow * width + self.wide * 4
+
+
 def header(file: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name from a safetensors file. ValueError if it is none."""
     try:

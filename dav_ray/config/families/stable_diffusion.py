@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dav_ray.config.families.base import Runtime
+from dav_ray.config.families.base import Flops, Runtime
 from dav_ray.config.families.pipeline import Pipeline
 from dav_ray.config.families.pipeline_checks import Layout, read_part
-from dav_ray.config.families.sizes import Sizes, json_if_there
-from dav_ray.config.families.unet_memory import decoder_elements, unet_elements
+from dav_ray.config.families.published import TEXT_LENGTH, published
+from dav_ray.config.families.sizes import Held, Sizes, json_if_there
+from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
+from dav_ray.config.families.unet_memory import decoder_elements, size_of, unet_elements, unet_training
 from dav_ray.config.model_path import model_path
+from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, mistakes
 from dav_ray.redact import show
 
 if TYPE_CHECKING:
     from dav_ray.config.schema import Config
     from dav_ray.diffusion.base import Adaptable
 
-# Schedulers that are defined by a table of alphas_cumprod, which is all that a DDIM sampler needs.
-CONVERTIBLE = {
-    f"{name}Scheduler"
-    for name in (
-        *("DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
-        *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep"),
-        *("DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
-    )
-}
-PREDICTIONS = ("epsilon", "v_prediction")
 USUAL_SIDE = 256  # pixels, where no file tells
 
 
@@ -68,7 +61,36 @@ class StableDiffusion(Pipeline):
 
     def activations(self, sizes: Sizes, *, back: bool) -> tuple[float, float]:
         unet, vae = sizes.configs["unet"], sizes.configs["vae"]
-        return unet_elements(unet, back), decoder_elements(unet, vae, back)
+        network = (
+            unet_training(unet, half=False, autocast=False, checkpointing=False).narrow if back else unet_elements(unet)
+        )
+        return network, decoder_elements(unet, vae, back)
+
+    def training(self, sizes: Sizes, *, half: bool, autocast: bool, checkpointing: bool) -> Held:
+        return unet_training(sizes.configs["unet"], half=half, autocast=autocast, checkpointing=checkpointing)
+
+    def flops(self, config: Config) -> Flops | None:
+        """Decoding is not known where guesses have a decoder of their own."""
+        unet, vae, text = (self._part(config, name) for name in ("unet", "vae", "text_encoder"))
+        try:
+            passes = unet_flops(unet, text.get("max_position_embeddings", TEXT_LENGTH))
+            return Flops(passes, None if config.model.draft_vae else decoder_flops(unet, vae))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def sample_bytes(self, config: Config) -> int | None:
+        """Three colours as float32."""
+        unet, vae = (self._part(config, name) for name in ("unet", "vae"))
+        try:
+            (height, width), scale = size_of(unet), 2 ** (len(vae["block_out_channels"]) - 1)
+            return 4 * 3 * height * width * scale**2
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def _part(self, config: Config, name: str) -> Mapping[str, Any]:
+        """The configuration of one of the networks; empty where it is not at hand."""
+        path = model_path(config.model.path)
+        return json_if_there(Path(path) / name / "config.json") or published(path, name)
 
     def build(self, config: Config, held: Runtime) -> Adaptable:
         from dav_ray.diffusion.device import quiet
@@ -110,16 +132,9 @@ def ddim_mistakes(key: str, folder: Path, steps: int) -> Iterator[str]:
     except ValueError as error:
         yield f"{key}: {error}"
         return
-    name = str(scheduler.get("_class_name", "no scheduler"))
-    if name not in CONVERTIBLE:
-        known = ", ".join(sorted(CONVERTIBLE))
-        yield f"{key}: can't be searched: no stochastic DDIM step for {show(name)}; allowed: {known}"
+    yield from (f"{key}: can't be searched: {mistake}" for mistake in mistakes(scheduler))
+    if str(scheduler.get("_class_name", "no scheduler")) not in CONVERTIBLE:
         return
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        yield f"{key}: can't be searched: prediction_type {show(prediction)}; allowed: {', '.join(PREDICTIONS)}"
-    if scheduler.get("thresholding", False):
-        yield f"{key}: can't be searched: the scheduler clips by thresholding; allowed: thresholding false"
     trained = scheduler.get("num_train_timesteps", 1000)
     if type(trained) is not int or trained < 2:
         yield f"{key}: can't be searched: num_train_timesteps {show(trained)}; allowed: a whole number >= 2"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dav_ray.config.families.table import usable
 from dav_ray.config.schema import Config
+from dav_ray.mstep.registry import OBJECTIVES
 from dav_ray.search.kinds import SEARCHES
 
 TITLE = "a recipe of dav_ray"
@@ -15,8 +17,10 @@ PLAIN = ("integer", "number", "boolean")
 def recipe_schema() -> dict[str, Any]:
     """What is allowed in a recipe, key by key; rules about several keys are `dav-ray run --dry-run`'s."""
     plain = Config.model_json_schema()
-    kind = plain["$defs"]["Search"]["properties"]["kind"]
-    kind["anyOf"] = [{"enum": [*SEARCHES]}, *kind["anyOf"][1:]]  # those of other packages too
+    tables = (("Search", "kind", [*SEARCHES]), ("Model", "kind", usable()), ("MStep", "objective", [*OBJECTIVES]))
+    for section, key, names in tables:  # those of other packages too
+        named = plain["$defs"][section]["properties"][key]
+        named["anyOf"] = [{"enum": names}, *named["anyOf"][1:]]
     schema = _with_references(plain)
     properties = schema["properties"]
     properties["reward"] = _one_or_many(properties["reward"])

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from dav_ray.config.batches import Batches
-from dav_ray.config.families.table import family_of_section
+from dav_ray.config.families.table import USUAL, family_of_section, ships
 from dav_ray.config.keys.describe import allowed, is_key, nearest_key, required_below
 from dav_ray.config.recipe.paths import absolute
 from dav_ray.config.recipe.prompts_file import read_prompts
@@ -28,6 +28,7 @@ from dav_ray.config.recipe.user_modules import with_modules
 from dav_ray.config.schema import Config
 from dav_ray.errors import UserError
 from dav_ray.redact import PATH, hide, show
+from dav_ray.registry import on_path
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "recipes"
 MOST_BYTES = 64_000_000  # of a recipe
@@ -132,6 +133,8 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
     """folders: where relative paths are looked up, in this order."""
     plain = tree = resolved(typed, mistakes)
     typed, tree = with_modules(*absolute(typed, tree, folders), folders)
+    if not ships(tree.get("model")):  # its family is imported
+        on_path([folder for folder in tree.get("modules") or () if isinstance(folder, str)])
     if (family := family_of_section(tree.get("model"))) is not None:
         tree = {**tree, "model": {**tree["model"], **family.own_values(tree["model"])}}
     if isinstance(tree.get("prompts"), str):
@@ -145,7 +148,8 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
     if isinstance(typed.get("reward"), dict):
         typed = {**typed, "reward": [typed["reward"]]}
     stored = OmegaConf.to_yaml(OmegaConf.create(_as_typed(config.model_dump(mode="json"), typed)))
-    as_typed = Config.model_validate({**plain, "prompts": tree.get("prompts")})
+    found = {"prompts": tree.get("prompts"), "model": {**plain["model"], "kind": tree["model"].get("kind", USUAL)}}
+    as_typed = Config.model_validate({**plain, **found})
     return Recipe(name, config, stored, as_typed)
 
 

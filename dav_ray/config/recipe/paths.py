@@ -46,10 +46,12 @@ def absolute(typed: Tree, tree: Tree, folders: Sequence[str | Path]) -> tuple[Tr
 
 def places(tree: Tree) -> Iterator[tuple[Place, str]]:
     """Where a recipe holds paths, and of what: models (or hub ids), files, code of the user's own (FILE.py:NAME)."""
+    yield ("model", "kind"), CODE
     yield ("model", "path"), MODEL
     yield ("model", "draft_vae"), MODEL
     yield ("init", "run"), FILE
     yield ("search", "kind"), CODE
+    yield ("mstep", "objective"), CODE
     yield ("evaluate", "reference"), FILE
     yield ("evaluate", "features"), CODE
     modules = at(tree, ("modules",))

@@ -82,7 +82,7 @@ roles:
 # the last two parts of keys that hold paths, relative ones of which belong to the recipe's folder or to the current one
 _PATHS = {"prompts", "model.path", "model.draft_vae", "evaluate.reference", "args.weights", "args.checkpoint"}
 _FILES = {"golden", "python"}  # the last part of others
-_CODE = {"kind", "features"}  # of those that may hold FILE.py:NAME
+_CODE = {"kind", "features", "objective"}  # of those that may hold FILE.py:NAME
 
 
 def write_recipe(place: str, origin: str | None, *, force: bool = False) -> Path:

@@ -6,11 +6,10 @@ The folders are kept in the configuration, so that every process finds the modul
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
 
+from dav_ray.config.imports import module_file
 from dav_ray.config.recipe.paths import CODE, at, places
 from dav_ray.config.recipe.typed_yaml import Tree, escaped
 
@@ -26,21 +25,6 @@ def with_modules(typed: Tree, tree: Tree, folders: Sequence[str | Path]) -> tupl
     if not found:
         return typed, tree
     return {**typed, "modules": [escaped(folder) for folder in found]}, {**tree, "modules": found}
-
-
-def module_file(module: str, path: Sequence[str] | None = None) -> str | None:
-    """The file of a module, found without importing it or a package above it; None where there is none to be seen.
-
-    path: folders in place of this process' own and the current one.
-    """
-    search: list[str] | None = [*sys.path, os.getcwd()] if path is None else [*path]
-    parts, spec = module.split("."), None
-    for i in range(len(parts)):
-        spec = PathFinder.find_spec(".".join(parts[: i + 1]), search)
-        if spec is None:
-            return None
-        search = list(spec.submodule_search_locations or [])
-    return spec.origin if spec else None
 
 
 def _modules(tree: Tree) -> Iterator[str]:

@@ -26,7 +26,9 @@ class Evaluate(Section):
     reference: str | None = Field(
         default=None, description="sequences: a FASTA, CSV or Parquet file to compare k-mers with"
     )
-    origin: str | None = Field(default=None, description="what the reference is, said where it is missing")
+    origin: str | None = Field(
+        default=None, description="what the reference is; shown in the message when it is missing"
+    )
     kmer: int = Field(default=3, ge=1, le=8, description="sequences: k of the k-mer correlation with the reference")
     elbo_draws: int = Field(
         default=8,

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dav_ray.config.families.table import USUAL, named, usable
+from dav_ray.config.families.table import MODELS, USUAL, named
+from dav_ray.registry import RULE, Unregistered
 from dav_ray.strict import Section
 
-if TYPE_CHECKING:
-    Kind = str
-else:  # those of other packages too
-    Kind = Literal[tuple(usable())]
+_KIND: Any = {
+    "allowed": f"{' or '.join(MODELS.builtin)}, or {RULE}",
+    "anyOf": [{"enum": [*MODELS.builtin]}, {"type": "string", "pattern": r":|\$\{"}],
+}
 
 
 class Model(Section):
-    kind: Kind = Field(
+    kind: str = Field(
         default=USUAL,
         description="model family; diffusers = a StableDiffusionPipeline, masked = masked discrete diffusion (MDLM)",
+        json_schema_extra=_KIND,
     )
     path: str = Field(
         description="diffusers: pipeline folder, hub id or shipped:digits; masked: model folder, Lightning checkpoint "
@@ -54,6 +56,15 @@ class Model(Section):
     draft_above: float = Field(
         default=0.5, ge=0, le=1, description="diffusers: guesses at steps t > draft_above T are decoded by draft_vae"
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _family(cls, kind: str) -> str:
+        try:
+            named(kind)
+        except Unregistered as error:
+            raise ValueError(str(error)) from error
+        return kind
 
     @model_validator(mode="after")
     def _used(self) -> Model:

@@ -9,6 +9,10 @@ from pydantic import Field, create_model, model_validator
 
 from dav_ray.strict import Section
 
+# Samples per call of a reward on a GPU. A model of 7 B parameters takes 15 GB in bfloat16; an image and its prompt are
+# some 700 tokens, whose activations, keys, values and logits take a GB: with 8 of them it fits into 24 GB, and is busy.
+GPU_BATCH = 8
+
 
 class Role(Section):
     """What each actor or rank of a role takes, and the environment that it lives in."""
@@ -19,11 +23,14 @@ class Role(Section):
     cpus: float = Field(default=1.0, ge=0, le=10_000, description="CPUs each")
     gpus: float = Field(default=0.0, ge=0, le=1000, description="GPUs each; a fraction shares one")
     memory_gb: float = Field(
-        default=0.0, ge=0, le=1_000_000, description="host memory each, as Ray counts it; 0: none is set aside"
+        default=0.0, ge=0, le=1_000_000, description="host memory each, as Ray counts it; 0: none is reserved"
     )
     accelerator: str | None = Field(default=None, description="Ray's name of a GPU type, for instance A100 or L4")
     threads: int = Field(
-        default=1, ge=1, le=1024, description="torch threads each (part of what makes results bit-equal)"
+        default=1,
+        ge=1,
+        le=1024,
+        description="torch threads each; results are equal bit for bit only with the same number",
     )
     resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
@@ -41,7 +48,7 @@ class Role(Section):
         default=None, description="image that this role runs in, with the same ray and dav_ray"
     )
     start_timeout_s: float = Field(
-        default=1200.0, gt=0, description="longest wait for a place; then the run fails and names the role"
+        default=1200.0, gt=0, description="longest wait for free resources; then the run fails and names the role"
     )
     call_timeout_s: float = Field(default=1800.0, gt=0, description="longest wait for one answer")
 
@@ -59,7 +66,7 @@ class PoolRole(Role):
     min_replicas: int | None = Field(
         default=None,
         ge=1,
-        description="search: actors that must be up before work starts, the others join when they find a place; "
+        description="search: actors that must be up before work starts, the others join when resources are free; "
         "reward: actors that are kept, up to `replicas` of them while calls queue; default: all",
     )
     idle_s: float | None = Field(
@@ -87,19 +94,34 @@ class RewardRole(PoolRole):
         default=300.0, gt=0, description="reward: an actor that gives no answer for so long is replaced"
     )
     batch: int | None = Field(
-        default=None, ge=1, description="most samples per call of the reward; default: what a search worker sends"
+        default=None,
+        ge=1,
+        description="most samples per call of the reward, half of it for an actor whose memory runs out; default: what "
+        f"a search worker sends, and {GPU_BATCH} where the reward has a GPU",
     )
     merge: bool = Field(
         default=False,
         description="calls of several search workers are merged, up to `batch` samples: the last bits of a value may "
-        "then depend on who asked at the same time",
+        "then depend on which calls came together",
     )
+    retry_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="reward: how long a request is made again that fails for now (no connection, HTTP 408, 429 or 5xx, "
+        "a timeout, dav_ray.errors.Transient), later and later; then the run fails",
+    )
+
+    @property
+    def most(self) -> int | None:
+        """Most samples per call; None: no limit."""
+        return GPU_BATCH if self.batch is None and self.gpus > 0 else self.batch
 
 
 class TrainRole(Role):
     lifetime: Literal["run", "round"] = Field(
         default="run",
-        description="round: ranks are started for each M-step and ended after it, so that others may have their GPUs",
+        description="round: ranks are started for each M-step and ended after it, so that the search may use their "
+        "GPUs",
     )
 
 

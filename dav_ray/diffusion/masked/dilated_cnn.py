@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 DILATIONS = (1, 1, 4, 16, 64)
 FOURIER_SCALE = 30.0
@@ -83,6 +84,7 @@ class DilatedCNN(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in dilations)
         self.final_conv = nn.Sequential(nn.Conv1d(hidden, hidden, 1), nn.ReLU(), nn.Conv1d(hidden, tokens, 1))
         self.dropout = nn.Dropout(dropout)
+        self.checkpointing = False
         if classes:
             self.cls_embedder = nn.Embedding(classes + 1, hidden)
             self.cls_layers = nn.ModuleList(Dense(hidden) for _ in dilations)
@@ -92,9 +94,18 @@ class DilatedCNN(nn.Module):
         onehot = x if x.ndim == 3 else F.one_hot(x, self.tokens).to(self.linear.weight)
         time = F.relu(self.time_embedder(sigma))
         state = F.relu(self.linear(onehot.transpose(1, 2)))
-        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            h = self.dropout(state) + self.time_layers[i](time)
-            if self.classes and label is not None:
-                h = h + self.cls_layers[i](self.cls_embedder(label))
-            state = state + F.relu(conv(norm(h.transpose(1, 2)).transpose(1, 2)))
+        again = self.checkpointing and torch.is_grad_enabled()
+        for i in range(len(self.convs)):
+            inputs = i, state, time, label
+            state = checkpoint(self._layer, *inputs, use_reentrant=False) if again else self._layer(*inputs)
         return self.final_conv(state).transpose(1, 2)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Hold each layer's input alone for the backward pass, which computes the rest again."""
+        self.checkpointing = True
+
+    def _layer(self, i: int, state: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+        h = self.dropout(state) + self.time_layers[i](time)
+        if self.classes and label is not None:
+            h = h + self.cls_layers[i](self.cls_embedder(label))
+        return state + F.relu(self.convs[i](self.norms[i](h.transpose(1, 2)).transpose(1, 2)))

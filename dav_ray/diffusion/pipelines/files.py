@@ -10,6 +10,7 @@ import torch
 
 from dav_ray.diffusion.device import DTYPES
 from dav_ray.diffusion.pipelines.hub import is_hub_id, is_offline, not_from_the_hub
+from dav_ray.diffusion.pipelines.schedulers import mistakes
 from dav_ray.diffusion.weight_files import sorted_header
 from dav_ray.errors import UserError
 
@@ -19,7 +20,8 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None) -> Any:
     """A `StableDiffusionPipeline` that samples by DDIM, whatever scheduler it came with. Schedulers that know no
-    `clip_sample` do not clip; DDIM's own default would."""
+    `clip_sample` do not clip; DDIM's own default would. UserError where it can't be loaded, or its scheduler can't be
+    turned into DDIM."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
@@ -35,9 +37,17 @@ def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = No
         )
     except (OSError, ValueError) as error:  # what the hub's and diffusers' loaders raise; the words are theirs
         raise UserError(_not_loaded(path, error)) from error
+    found = [f"model.path = {path}: can't be searched: {line}" for line in mistakes(_config(pipe.scheduler))]
+    if found:
+        raise UserError(found)
     known = "clip_sample" in pipe.scheduler.config
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **({} if known else {"clip_sample": False}))
     return pipe
+
+
+def _config(scheduler: Any) -> dict[str, Any]:
+    """What its scheduler_config.json would say."""
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
 
 
 def _not_loaded(path: str, error: Exception) -> str:

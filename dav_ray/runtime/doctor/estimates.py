@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import ceil
 
+from dav_ray.config.batches import SHARE
 from dav_ray.config.families.sizes import Sizes
 from dav_ray.config.families.table import family_of
 from dav_ray.config.plan import Plan
@@ -34,12 +36,14 @@ def memory_of(
     sizes: Sizes, config: Config, plan: Plan, pool: Pool, nodes: Mapping[str, Installed]
 ) -> Iterator[Finding]:
     """The same for a model of these sizes."""
-    needs = (
-        ("search", config.roles.search, search_memory(config, sizes, plan.network_passes)),
-        ("train", config.roles.train, train_memory(config, sizes, plan.network_passes)),
-    )
-    for name, role, need in needs:
-        yield _against(name, role, need, _gpu_memory(role, pool, nodes))
+    search, train, passes = config.roles.search, config.roles.train, plan.network_passes
+    yield _against("search", search, search_memory(config, sizes, passes), _gpu_memory(search, pool, nodes))
+    gpus, need = _gpu_memory(train, pool, nodes), train_memory(config, sizes, passes)
+    on = config.mstep.checkpointing == "on"
+    if config.mstep.checkpointing == "auto" and train.gpus and gpus and need.total + CUDA_CONTEXT > SHARE * max(gpus):
+        on, need = True, train_memory(config, sizes, passes, checkpointing=True)
+    found = _against("train", train, need, gpus)
+    yield replace(found, text=f"{found.text}; with gradient checkpointing") if on else found
 
 
 def time(config: Config, plan: Plan, rates: Rates) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from dav_ray.runtime.doctor.cluster import look
 from dav_ray.runtime.doctor.findings import Finding
 from dav_ray.runtime.doctor.fit import fits
 from dav_ray.runtime.doctor.pool import Node, NodeType, Pool
-from dav_ray.runtime.doctor.probes import ask_nodes, environments, rates
+from dav_ray.runtime.doctor.probes import ask_nodes, environments, rates, same_scores
 from dav_ray.runtime.doctor.versions import compare, installed
 
 HIDDEN = ("node:", "memory", "object_store_memory", "accelerator_type:")
@@ -42,8 +42,9 @@ def doctor(config: Config | None, address: str, *, measure: bool = False) -> Ite
             yield Finding("search workers", words)
         yield from estimates.memory(config, planned, pool, nodes)
         yield from environments(config, pool)
+        yield from same_scores(config, pool)
         if not measure:
-            count = f"{planned.evaluations_per_round:,} evaluations and {planned.transitions:,} transitions"
+            count = f"{planned.evaluations_per_round:,} network evaluations and {planned.transitions:,} transitions"
             yield Finding("time per round", f"{count}; --measure times them")
             return
         measured = rates(config, pool)

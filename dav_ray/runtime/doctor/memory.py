@@ -3,8 +3,9 @@
     weights       elements x bytes of model.dtype, adapters in float32; full weights: float32, and a frozen copy
     training      16 bytes per trained parameter beside its value: gradient 4, AdamW's moments 8, DDP's bucket 4
     activations   rows x elements per row x bytes, rows = micro-batch x passes (2 with guidance)
+    graphs        of a search with gradient: those of all parents of a chunk, network and decoder, held at once
 
-Elements per row are the model family's (`Family.activations`).
+Elements per row are the model family's (`Family.activations`, `Family.training`); with autocast norms keep float32.
 """
 
 from __future__ import annotations
@@ -39,18 +40,41 @@ def search_memory(config: Config, sizes: Sizes, passes: int) -> Memory:
     search = config.search
     rows = min(search.micro_batch, search.chunk * search.candidates * search.particles) * passes
     decoded = min(search.decode_batch, search.chunk * search.candidates * search.particles)
-    each, decoding = family_of(config.model).activations(sizes, back=search.gradient)
-    size = BYTES[config.model.dtype]
-    return Memory(_weights(config, sizes), 0.0, max(rows * each * size, decoded * decoding * size))
+    each, decoding = family_of(config.model).activations(sizes, back=False)
+    size = _width(config, search.precision)
+    held = max(rows * each * size, decoded * decoding * BYTES[config.model.dtype])
+    return Memory(_weights(config, sizes), 0.0, max(held, _graphs(config, sizes, passes) if search.gradient else 0.0))
 
 
-def train_memory(config: Config, sizes: Sizes, passes: int) -> Memory:
-    """One rank's."""
+def _graphs(config: Config, sizes: Sizes, passes: int) -> float:
+    """Bytes of the graphs through which a chunk's gradients go back."""
+    search, family = config.search, family_of(config.model)
+    network = passes * _graph(config, sizes, search.precision, checkpointing=False)
+    decoder = family.activations(sizes, back=True)[1] * BYTES[config.model.dtype]
+    return search.chunk * search.particles * (network + decoder)
+
+
+def train_memory(config: Config, sizes: Sizes, passes: int, *, checkpointing: bool | None = None) -> Memory:
+    """One rank's. checkpointing: None: where `mstep.checkpointing` is on."""
     mstep = config.mstep
     rows = min(mstep.micro_batch, max(1, mstep.batch_size // config.roles.train.replicas)) * passes
-    each, _ = family_of(config.model).activations(sizes, back=True)
-    activations = rows * each * BYTES[mstep.precision]
+    on = mstep.checkpointing == "on" if checkpointing is None else checkpointing
+    activations = rows * _graph(config, sizes, mstep.precision, checkpointing=on)
     return Memory(_weights(config, sizes), float(TRAINED * trained(config, sizes)), activations)
+
+
+def _graph(config: Config, sizes: Sizes, precision: str, *, checkpointing: bool) -> float:
+    """Bytes that a row of the policy's network holds for its backward pass; precision: of autocast."""
+    half = config.model.dtype != "float32" and config.mstep.parameters == "lora"
+    autocast = precision != "float32"
+    held = family_of(config.model).training(sizes, half=half, autocast=autocast, checkpointing=checkpointing)
+    return held.bytes(_width(config, precision))
+
+
+def _width(config: Config, precision: str) -> int:
+    """Bytes of an element in the network's calls: autocast's, else the weights'."""
+    weights = "float32" if config.mstep.parameters == "full" else config.model.dtype
+    return BYTES[weights if precision == "float32" else precision]
 
 
 def trained(config: Config, sizes: Sizes) -> int:

@@ -22,14 +22,14 @@ WARM_S = 20.0  # a call that takes longer is not made again
 
 def measure(config: Config, device: str) -> Rates:
     """One evaluation and one decoding at the search's shapes, one step at the M-step's: means over a few calls."""
-    from dav_ray.config.build import build, for_search
+    from dav_ray.config.build import for_search, for_training
     from dav_ray.diffusion.device import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(config.roles.search.threads)
     diffusion = for_search(config, device=device)
     evaluation_s, decode_s = _search(config, diffusion)
-    fitted = build(config, device=device, autocast=config.mstep.precision, micro_batch=config.mstep.micro_batch)
+    fitted = for_training(config, device=device, micro_batch=config.mstep.micro_batch)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     return Rates(evaluation_s, decode_s, _train(config, fitted), peak(device), name)
 

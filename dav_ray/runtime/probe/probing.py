@@ -15,6 +15,7 @@ import torch
 
 from dav_ray.config.batches import (
     LONGEST_S,
+    SHARE,
     TRAINED,
     Batches,
     Measured,
@@ -24,7 +25,7 @@ from dav_ray.config.batches import (
     largest_chunk,
     states_per_trajectory,
 )
-from dav_ray.config.build import build, for_search
+from dav_ray.config.build import for_search, for_training
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.roles import Role
 from dav_ray.diffusion.base import Diffusion
@@ -33,8 +34,6 @@ from dav_ray.errors import RunError
 from dav_ray.mstep.options import batch_of_rank
 from dav_ray.runtime.cluster.placement import GB
 from dav_ray.runtime.probe.measure import peak, seconds, states, train_step, transitions
-
-SHARE = 0.9  # of the memory that a role's actor has
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def probe_train(config: Config, device: str) -> Probed:
     mstep = config.mstep
     torch.set_num_threads(config.roles.train.threads)
     limit = _limit(config, config.roles.train, device)
-    diffusion = build(config, device=device, autocast=mstep.precision)
+    diffusion = for_training(config, device=device, micro_batch=1)
     trained = sum(p.numel() for p in diffusion.trainable().parameters() if p.requires_grad)
     limit -= (TRAINED - 4) * trained  # beside the gradient: AdamW's moments, DDP's bucket
     most = batch_of_rank(mstep, config.roles.train.replicas)

@@ -12,7 +12,6 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dav_ray.config.schema import Config
-from dav_ray.config.sections.reward import TOLERANCE
 from dav_ray.errors import DavRayError
 from dav_ray.run_dir.records import RunLog
 from dav_ray.runtime.cluster.deadlines import Deadline, Ticker, wait_until
@@ -28,15 +27,17 @@ EVENTS_EVERY_S = 1.0
 ANSWER_S = 60.0  # longest wait for the fleet's own words
 
 
-def reward_specs(config: Config, namespace: str) -> list[RewardSpec]:
-    """Made in the driver: what actors find, and relative paths, are those of its folder."""
+def reward_specs(config: Config, namespace: str, where: str = "pool") -> list[RewardSpec]:
+    """Of the rewards that run there. Made in the driver: what actors find, and relative paths, are those of its
+    folder."""
     specs = []
     for number, reward in enumerate(config.reward):
+        if reward.where != where:
+            continue
         role = config.reward_role(reward)
         options = actor_options(role, "", namespace, reward.python)
         golden = None if reward.golden is None else os.path.abspath(os.path.expanduser(reward.golden))
-        tolerance = TOLERANCE | reward.tolerance
-        shared = role, options, tolerance, golden, config.modules
+        shared = role, options, dict(reward.tolerance), golden, reward.golden_check, config.modules
         specs.append(RewardSpec(number, reward.label, reward.kind, dict(reward.args), *shared))
     return specs
 
@@ -54,7 +55,7 @@ class FleetStart:
 
     def __init__(self, fleet: Any, config: Config, say: Callable[[str], None] = lambda _: None) -> None:
         self._fleet, self._config, self._say = fleet, config, say
-        limits = {reward.label: config.reward_role(reward).start_timeout_s for reward in config.reward}
+        limits = {reward.label: config.reward_role(reward).start_timeout_s for reward in config.pooled}
         self._deadlines = {label: Deadline("reward", limit_s) for label, limit_s in limits.items()}
         self._awaited = set(limits)
 
@@ -105,6 +106,10 @@ class FleetView:
         found = self.state()
         return sum(pool.busy_s for pool in found), sum(pool.admitted_s for pool in found)
 
+    def deviations(self) -> dict[str, float]:
+        """By how much replicas that serve miss golden scores, as metrics; none where all reproduce them."""
+        return {f"golden/deviation/{pool.reward}": pool.deviation for pool in self.state() if pool.deviation > 0}
+
     def _ask(self, answer: Any, otherwise: Any) -> Any:
         try:
             return ray.get(answer, timeout=ANSWER_S)
@@ -114,9 +119,9 @@ class FleetView:
 
 def client_timeout(config: Config) -> float:
     """Seconds after which a search worker gives a request up: the fleet has long answered or failed it."""
-    roles, callers = [config.reward_role(reward) for reward in config.reward], config.roles.search.replicas
+    roles, callers = [config.reward_role(reward) for reward in config.pooled], config.roles.search.replicas
     waits = [CALLS * role.call_timeout_s * math.ceil(callers / role.least) for role in roles]  # each behind the others
-    longest = (role.start_timeout_s + wait for role, wait in zip(roles, waits, strict=True))
+    longest = (role.start_timeout_s + role.retry_s + wait for role, wait in zip(roles, waits, strict=True))
     return max(longest, default=0.0) + ANSWER_S
 
 
@@ -135,5 +140,5 @@ def _missing(fleet: Any, labels: list[str]) -> list[str]:
 
 def _pythons(config: Config) -> str:
     """Another reason why a reward may not come up: Ray reports an interpreter that does not start as no place."""
-    own = sorted({reward.python for reward in config.reward if reward.python is not None})
+    own = sorted({reward.python for reward in config.pooled if reward.python is not None})
     return f", or {', '.join(own)} (reward.python) has not this Python and ray" if own else ""

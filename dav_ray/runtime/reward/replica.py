@@ -5,9 +5,11 @@ This file imports the standard library, numpy and ray only, so that a reward can
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,31 @@ import ray
 from ray import exceptions
 
 POLL_S = 0.5
+ASK_S = 10.0  # longest wait for what rewards want
 INLINE_BYTES = 50_000  # samples up to this size travel inside the call; Ray takes 100 kB
+PIECE_BYTES = 16_000_000  # larger samples travel in pieces of about this size, of which a replica fetches its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a replica says of itself. hardware: "cpu", or the GPU's type as Ray names it, or "gpu" where Ray knows none;
+    worker: the process, by Ray's id; precision: the coarsest type of number that it computes with; by_row: a value is
+    the same to the last bit however many samples are scored in one call; wants: `rewards.samples.pixels`."""
+
+    hardware: str = ""
+    worker: str = ""
+    precision: str = ""
+    by_row: bool = False
+    wants: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Replied:
+    """A `rewards.base.Scored` for each of several requests, None where its samples are lost; events: (name, fields) of
+    what happened meanwhile."""
+
+    scored: list[Any]
+    events: list[tuple[str, dict[str, Any]]]
 
 
 class RewardActor:
@@ -28,13 +54,13 @@ class RewardActor:
         import torch
 
         from dav_ray.registry import on_path
+        from dav_ray.rewards.base import Calls
         from dav_ray.rewards.registry import build
         from dav_ray.runtime.cluster.device import given_device
 
         on_path(modules)
         torch.set_num_threads(threads)
-        self._reward = build(kind, args, given_device())
-        self._batch = batch
+        self._calls = Calls(build(kind, args, given_device()), batch)
 
     def ready(self, run_dir: str) -> str:
         """The node's id, once the reward stands and the run directory is reachable."""
@@ -45,78 +71,68 @@ class RewardActor:
         check_marker(open_storage(run_dir), node)
         return node
 
-    def hardware(self) -> str:
-        """What the reward runs on: "cpu", or the GPU's type as Ray names it, or "gpu" where Ray knows none."""
-        if not ray.get_gpu_ids():
-            return "cpu"
-        here, mark = ray.get_runtime_context().get_node_id(), "accelerator_type:"
-        resources = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
-        return next((name.removeprefix(mark) for name in sorted(resources) if name.startswith(mark)), "gpu")
+    def facts(self) -> Facts:
+        from dav_ray.rewards.golden import precision_of
+        from dav_ray.rewards.samples.pixels import wants_of
+
+        reward, process = self._calls.reward, ray.get_runtime_context().get_worker_id()
+        by_row = getattr(reward, "by_row", False) is True
+        return Facts(hardware_here(), process, precision_of(reward), by_row, wants_of(reward))
 
     def ping(self) -> None:
         """That it answers."""
 
-    def score(self, samples: Sequence[Any], conditions: Sequence[Sequence[str]], grad: bool) -> Any:
-        """A `rewards.base.Scored` for each of several requests, None where its samples are lost.
+    def score(
+        self,
+        samples: Sequence[Sequence[tuple[Any, int, int]]],
+        conditions: Sequence[Sequence[str]],
+        grad: bool,
+        most: int | None = None,
+    ) -> Any:
+        """`Replied`.
 
-        samples: an array [B, ...], or a reference to it, for each request, with B conditions. With `grad` these come
-        without gradients, which are further results, one for each request.
+        samples: for each request arrays, or references to them, each with the rows that are meant, from and to;
+        conditions: B of each request. With `grad` the answers come without gradients, which are further results, one
+        for each request. most: samples of a call, where memory did not suffice for more.
         """
-        held: list[Any] = [_fetch(one) for one in samples]
+        held = [_fetch(spans) for spans in samples]
         there = [i for i, array in enumerate(held) if array is not None]
         found: list[Any] = [None] * len(held)
-        answers = self._together([held[i] for i in there], [conditions[i] for i in there], grad)
+        answers = self._together([held[i] for i in there], [conditions[i] for i in there], grad, most)
         for i, scored in zip(there, answers, strict=True):
             found[i] = scored
         if not grad:
-            return found
+            return Replied(found, self._calls.events())
         bare = [None if scored is None else dataclasses.replace(scored, grads=None) for scored in found]
-        return bare, *(None if scored is None else scored.grads for scored in found)
+        return Replied(bare, self._calls.events()), *(None if scored is None else scored.grads for scored in found)
 
-    def golden(self, samples: Any, conditions: Sequence[str], grad: bool) -> Any:
-        """The first few samples, their conditions and what `reproduce` gives for them; None if the samples are lost."""
-        from dav_ray.rewards.golden import first_rows
+    def golden(self, samples: Sequence[tuple[Any, int, int]], conditions: Sequence[str], grad: bool) -> Any:
+        """A few of the samples, their conditions and what `reproduce` gives for them; None if the samples are lost."""
+        from dav_ray.rewards.golden import some_rows
 
         array = _fetch(samples)
         if array is None:
             return None
-        rows = first_rows(array, conditions)
+        rows = some_rows(array, conditions)
         return *rows, self.reproduce(*rows, grad)
 
     def reproduce(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> Any:
         """`Scored` without gradients."""
-        return dataclasses.replace(self._cut(samples, conditions, grad), grads=None)
+        return dataclasses.replace(self._calls(samples, conditions, grad), grads=None)
 
-    def _together(self, arrays: list[np.ndarray], conditions: list[Sequence[str]], grad: bool) -> list[Any]:
+    def _together(self, arrays: list[Any], conditions: list[Sequence[str]], grad: bool, most: int | None) -> list[Any]:
         """All requests in one call of the reward. If that fails each is scored alone, so that the error is the
         right one's."""
         if len(arrays) > 1:
-            whole = self._cut(np.concatenate(arrays), [text for texts in conditions for text in texts], grad)
+            whole = self._calls(np.concatenate(arrays), [text for texts in conditions for text in texts], grad, most)
+            if whole.fault is not None:  # each alone would meet the same
+                return [dataclasses.replace(whole, values=None, grads=None)] * len(arrays)
             edges = np.cumsum([len(array) for array in arrays])
-            if whole.error is None and whole.values.shape == (edges[-1],):
+            if whole.error is None and whole.values is not None and whole.values.shape == (edges[-1],):
                 values = np.split(whole.values, edges[:-1])
-                grads = np.split(whole.grads, edges[:-1]) if grad else [None] * len(arrays)
+                grads = [None] * len(arrays) if whole.grads is None else np.split(whole.grads, edges[:-1])
                 return [dataclasses.replace(whole, values=v, grads=g) for v, g in zip(values, grads, strict=True)]
-        return [self._cut(array, texts, grad) for array, texts in zip(arrays, conditions, strict=True)]
-
-    def _cut(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> Any:
-        """In calls of at most `batch` samples."""
-        from dav_ray.rewards.base import Scored, evaluate
-
-        size = self._batch or max(1, len(samples))
-        if len(samples) <= size:
-            return evaluate(self._reward, samples, conditions, grad)
-        parts: list[Any] = []
-        for a in range(0, len(samples), size):
-            piece = conditions[a : a + size]
-            part: Any = evaluate(self._reward, samples[a : a + size], piece, grad)
-            if part.error is not None:
-                return part
-            if part.values.shape != (len(piece),):
-                return Scored(error=f"shape {list(part.values.shape)} where [{len(piece)}] is needed")
-            parts.append(part)
-        grads = np.concatenate([part.grads for part in parts]) if grad else None
-        return Scored(np.concatenate([part.values for part in parts]), grads)
+        return [self._calls(array, texts, grad, most) for array, texts in zip(arrays, conditions, strict=True)]
 
 
 class FleetClient:
@@ -129,13 +145,24 @@ class FleetClient:
     def __init__(self, fleet: str, namespace: str, timeout_s: float) -> None:
         self._fleet, self._namespace, self._timeout_s = fleet, namespace, timeout_s
         self._handle: Any = None
+        self._pixels: bool | None = None
+        self._lock = threading.Lock()
+        self.sent_bytes = 0  # of samples, to each of the rewards
+
+    def pixels(self) -> bool:
+        """Whether all rewards want images as uint8; no, until each has a replica that says so."""
+        if self._pixels is None:
+            with contextlib.suppress(exceptions.RayError):
+                wants = ray.get(self._actor().wants.remote(), timeout=ASK_S)
+                self._pixels = None if None in wants else set(wants) == {"uint8"}
+        return bool(self._pixels)
 
     def __call__(self, samples: np.ndarray, conditions: Sequence[str], grad: bool) -> list[Any]:
         """One `Scored` per reward. Raises the RunError that the fleet gives as its answer, RewardTimeout in the end."""
         from dav_ray.errors import DavRayError, RewardTimeout
 
         deadline = time.monotonic() + self._timeout_s
-        held = samples if samples.nbytes <= INLINE_BYTES else ray.put(samples)
+        held = _pieces(samples)
         alike = (samples.dtype.str, samples.shape[1:], grad)
         while True:
             try:
@@ -143,8 +170,10 @@ class FleetClient:
                 if isinstance(reply, DavRayError):
                     raise reply
                 if reply is not None:
+                    with self._lock:  # parts of a chunk ask from threads of their own
+                        self.sent_bytes += samples.nbytes * len(reply)
                     return reply
-                held = ray.put(samples)  # they were lost
+                held = _pieces(samples)  # they were lost
             except exceptions.GetTimeoutError:
                 pass
             except (exceptions.RayActorError, exceptions.ObjectLostError):
@@ -154,21 +183,22 @@ class FleetClient:
             time.sleep(POLL_S)
 
     def _ask(
-        self, held: Any, num: int, alike: tuple[Any, ...], conditions: list[str], grad: bool, deadline: float
+        self, held: list[Any], num: int, alike: tuple[Any, ...], conditions: list[str], grad: bool, deadline: float
     ) -> Any:
         """One Scored per reward, a DavRayError, or None where the samples were lost."""
-        if self._handle is None:
-            self._handle = _actor(self._fleet, self._namespace)
-        answer = self._handle.score.remote([held], num, alike, conditions, grad)
+        answer = self._actor().score.remote(held, num, alike, conditions, grad)
         reply = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
         if not grad or not isinstance(reply, list):
             return reply
-        refs = [ref for scored, ref in reply if scored.error is None]
-        grads = iter(ray.get(refs, timeout=max(0.0, deadline - time.monotonic())))
         return [
-            scored if scored.error is not None else dataclasses.replace(scored, grads=next(grads))
-            for scored, _ in reply
+            scored if scored.error is not None else dataclasses.replace(scored, grads=_gathered(refs, deadline))
+            for scored, refs in reply
         ]
+
+    def _actor(self) -> Any:
+        if self._handle is None:
+            self._handle = _actor(self._fleet, self._namespace)
+        return self._handle
 
 
 def _actor(name: str, namespace: str) -> Any:
@@ -180,9 +210,38 @@ def _actor(name: str, namespace: str) -> Any:
         raise RunError("reward", "the fleet of rewards is gone") from error
 
 
-def _fetch(samples: Any) -> np.ndarray | None:
-    """None if the process that holds them is gone."""
+def _pieces(samples: np.ndarray) -> list[tuple[Any, int]]:
+    """The samples in order, each piece with its number of rows; as references unless they are small."""
+    if samples.nbytes <= INLINE_BYTES:
+        return [(samples, len(samples))]
+    rows = max(1, PIECE_BYTES * len(samples) // samples.nbytes)
+    parts = [samples[at : at + rows] for at in range(0, len(samples), rows)]
+    return [(ray.put(part), len(part)) for part in parts]
+
+
+def _gathered(grads: Sequence[Any], deadline: float) -> np.ndarray:
+    found = ray.get(list(grads), timeout=max(0.0, deadline - time.monotonic()))
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _fetch(spans: Sequence[tuple[Any, int, int]]) -> np.ndarray | None:
+    """The rows that are meant; None if the process that holds them is gone."""
     try:
-        return ray.get(samples) if isinstance(samples, ray.ObjectRef) else samples
+        found = [(ray.get(held) if isinstance(held, ray.ObjectRef) else held)[a:b] for held, a, b in spans]
     except exceptions.ObjectLostError:
         return None
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def hardware_here() -> str:
+    """As `Facts` has it."""
+    if not ray.get_gpu_ids():
+        return "cpu"
+    here = ray.get_runtime_context().get_node_id()
+    return hardware_of(next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {}))
+
+
+def hardware_of(resources: Mapping[str, float]) -> str:
+    """The type of a node's GPUs, as Ray names it; "gpu" where it knows none."""
+    mark = "accelerator_type:"
+    return next((name.removeprefix(mark) for name in sorted(resources) if name.startswith(mark)), "gpu")

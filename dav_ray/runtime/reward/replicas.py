@@ -7,6 +7,7 @@ reward answers or raises is passed on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,14 +18,18 @@ import ray
 from ray import exceptions
 
 from dav_ray.errors import DavRayError, RewardTimeout, RunError, UserError
-from dav_ray.rewards.base import TRACE, Scored
-from dav_ray.rewards.golden import Golden, difference, encode, golden_path, tolerance_on, usable
+from dav_ray.rewards.base import TRACE, Scored, failed
+from dav_ray.rewards.faults.patience import Patience
+from dav_ray.rewards.golden import Golden
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.run_dir.tracebacks import as_field
 from dav_ray.runtime.cluster.deadlines import not_in_time
 from dav_ray.runtime.cluster.failures import died, start_failure, unwrap
-from dav_ray.runtime.reward.batching import Request
-from dav_ray.runtime.reward.replica import RewardActor
+from dav_ray.runtime.cluster.ray_private import ended_for_memory
+from dav_ray.runtime.reward.answers import Answers, Asked, breakage, most
+from dav_ray.runtime.reward.batching import ANYWHERE, Request
+from dav_ray.runtime.reward.golden_scores import GoldenScores
+from dav_ray.runtime.reward.replica import Facts, Replied, RewardActor
 from dav_ray.runtime.reward.scaling import Pool
 from dav_ray.runtime.reward.spec import PoolState, RewardSpec
 
@@ -40,17 +45,8 @@ Tell = Callable[..., None]  # (event, fields)
 class _Replica:
     handle: Any
     node: str = ""
-    hardware: str = ""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request of a search worker."""
-
-    samples: Any  # an array, or a reference to one
-    conditions: Sequence[str]
-    grad: bool
-    answer: asyncio.Future[Any]
+    facts: Facts = Facts()
+    gap: float = 0.0  # between its scores and golden ones, where it serves all the same
 
 
 class Crew:
@@ -59,26 +55,32 @@ class Crew:
     def __init__(self, spec: RewardSpec, run_dir: str, storage: Storage, golden: Golden | None, tell: Tell) -> None:
         self.spec, self.pool = spec, Pool(spec.role, time.monotonic(), spec.linger_s)
         self.failure: DavRayError | None = None
-        self._run_dir, self._storage, self._golden, self._tell = run_dir, storage, golden, tell
+        self.wants: str | None = None  # how it wants images, once a replica stood
+        self._run_dir, self._tell = run_dir, tell
+        self._golden = GoldenScores(spec, storage, golden)
+        self._answers = Answers(spec.label, spec.role.retry_s, self._event)
         self._replicas: dict[str, _Replica] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._checking: set[str] = set()
-        self._started = 0
+        self._started = self._unchecked = 0
         self._merged = False
         self._refusal = ""
 
     def state(self) -> PoolState:
         busy_s, admitted_s = self.pool.seconds(time.monotonic())
         starting = len(self.pool.names("starting", "standing"))
-        return PoolState(self.spec.label, self.pool.admitted, starting, len(self.pool.queue), busy_s, admitted_s)
+        gap = max((mine.gap for mine in self._replicas.values()), default=0.0)
+        return PoolState(self.spec.label, self.pool.admitted, starting, len(self.pool.queue), busy_s, admitted_s, gap)
 
-    def ask(self, samples: Any, num: int, alike: Any, conditions: Sequence[str], grad: bool) -> asyncio.Future[Any]:
-        """(Scored, reference to its gradients) with `grad`, else Scored; None where the samples are lost. Raises
-        DavRayError."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.pool.arrive(Request(num, alike, time.monotonic(), Asked(samples, conditions, grad, answer)))
+    def ask(
+        self, samples: Sequence[tuple[Any, int]], num: int, alike: Any, conditions: Sequence[str], grad: bool
+    ) -> asyncio.Future[Any]:
+        """(Scored, references to its gradients in order) with `grad`, else Scored; None where the samples are lost.
+        Raises DavRayError."""
+        asked = Asked(samples, conditions, grad)
+        self.pool.arrive(Request(num, alike, time.monotonic(), asked))
         self.pump()
-        return answer
+        return asked.answer
 
     def pump(self) -> None:
         """Do what is to be done now: after every change, and every now and then."""
@@ -94,6 +96,7 @@ class Crew:
             self.pool.start(name, now)
             self._spawn(self._bring_up(name))
         self._admit(now)
+        self.pool.queue.forget(lambda request: request.content.over)
         for name, requests in self.pool.assign(now):
             self._spawn(self._call(name, self._replicas[name], requests))
         for name in self.pool.to_end(now):
@@ -105,7 +108,7 @@ class Crew:
         for name in list(self._replicas):
             self._end(name)  # what it had is in the queue then
         for request in self.pool.queue.remove(now):
-            _fail(request, failure)
+            request.content.fail(failure)
 
     # -- replicas come --------------------------------------------------------------------------------------------
 
@@ -117,10 +120,10 @@ class Crew:
         options = {**spec.options, "name": name, "max_restarts": 0}
         try:
             actor: Any = ray.remote(RewardActor).options(**options)
-            mine = _Replica(actor.remote(spec.kind, dict(spec.args), spec.role.threads, spec.role.batch, spec.modules))
+            mine = _Replica(actor.remote(spec.kind, dict(spec.args), spec.role.threads, spec.role.most, spec.modules))
             self._replicas[name] = mine
-            mine.node, mine.hardware = await asyncio.gather(
-                mine.handle.ready.remote(self._run_dir), mine.handle.hardware.remote()
+            mine.node, mine.facts = await asyncio.gather(
+                mine.handle.ready.remote(self._run_dir), mine.handle.facts.remote()
             )
         except exceptions.ActorAlreadyExistsError:  # the fleet was restarted, and its old replicas are still ending
             self.pool.fail(name, time.monotonic())
@@ -129,6 +132,9 @@ class Crew:
             if name in self._replicas:
                 self._not_up(name, error)
             return
+        self.wants = mine.facts.wants
+        if mine.facts.by_row:
+            self.pool.queue.unit = ANYWHERE
         self._tell("actor_placed", role="reward", name=name, node=mine.node)
         if name in self._replicas:
             self.pool.stand(name, time.monotonic())
@@ -147,100 +153,119 @@ class Crew:
     def _admit(self, now: float) -> None:
         """Without golden scores one replica serves, and gives them; with them each is asked for its own first."""
         for name in self.pool.names("standing"):
-            if self._golden is not None and name not in self._checking:
+            golden = self._golden.wanted
+            if golden is not None and name not in self._checking:
                 self._checking.add(name)
-                self._spawn(self._check(name, self._replicas[name], self._golden))
-            elif self._golden is None and not self.pool.admitted:
+                self._spawn(self._check(name, self._replicas[name], golden))
+            elif golden is None and (self._golden.off or not self.pool.admitted):
                 self._serve(name, now)
 
     def _serve(self, name: str, now: float) -> None:
+        self._unchecked = 0
         self.pool.admit(name, now)
         self._spawn(self._watch(name))
 
     async def _check(self, name: str, mine: _Replica, golden: Golden) -> None:
         """Admit the replica if it reproduces the golden scores; else it is ended for good."""
-        scored = await self._answer(name, mine.handle.reproduce.remote(golden.samples, golden.conditions, golden.grad))
+        patience, pause_s = Patience(self.spec.role.retry_s), 0.0
+        scored: Scored | None = None
+        while pause_s is not None:
+            await asyncio.sleep(pause_s)
+            rows = golden.samples, golden.conditions, golden.grad
+            scored = await self._answer(name, mine, mine.handle.reproduce.remote(*rows))
+            if scored is None or name not in self._replicas:
+                self._checking.discard(name)
+                return
+            pause_s = self._answers.pause(name, patience, scored) if scored.fault == "transient" else None
         self._checking.discard(name)
-        if scored is None or name not in self._replicas:
+        assert scored is not None
+        if scored.fault is not None:
+            self._not_checked(name, scored)
             return
-        tolerance = tolerance_on(mine.hardware, self.spec.tolerance)
-        worst = difference(golden, scored.values, tolerance)
-        if worst is None:
+        verdict = self._golden.verdict(golden, mine.facts, scored)
+        if verdict.differs:
+            event = "golden_differs" if verdict.admitted else "replica_refused"
+            self._event(event, replica=name, node=mine.node, **verdict.differs)
+        if verdict.admitted:
+            mine.gap = verdict.gap
             self._serve(name, time.monotonic())
         else:
-            self._refuse(name, mine, scored.error, tolerance, *worst)
+            self._refusal = verdict.words
+            self._end(name)
+            self.pool.refuse(name, time.monotonic())
         self.pump()
 
-    def _refuse(
-        self, name: str, mine: _Replica, error: str | None, tolerance: float, row: int, value: float, wanted: float
-    ) -> None:
-        self._refusal = (
-            f"{self.spec.label}: no replica reproduces the golden scores; the last one, on {mine.hardware}, gave "
-            f"{error or value} for sample {row} where {wanted} is golden (reward.tolerance {tolerance:g})"
-        )
-        values = {"sample": row, "value": error or value, "golden": wanted, "tolerance": tolerance}
-        self._event("replica_refused", replica=name, node=mine.node, hardware=mine.hardware, **values)
+    def _not_checked(self, name: str, scored: Scored) -> None:
+        """The replica could not say whether it reproduces the golden scores: another one is tried."""
+        self._unchecked += 1
+        self._event("replica_replaced", replica=name, node=self._replicas[name].node, cause=scored.error)
         self._end(name)
-        self.pool.refuse(name, time.monotonic())
+        self.pool.fail(name, time.monotonic())
+        if not self.pool.admitted and (scored.fault == "transient" or self._unchecked >= FAILED_STARTS):
+            self.failure = RunError("reward", f"{self.spec.label}: golden scores could not be asked: {scored.error}")
+        self.pump()
 
     # -- calls ----------------------------------------------------------------------------------------------------
 
     async def _call(self, name: str, mine: _Replica, requests: list[Request]) -> None:
-        asked: list[Asked] = [request.content for request in requests]
-        grad = asked[0].grad
-        if len(asked) > 1 and not self._merged:
+        grad = requests[0].content.grad
+        if len(requests) > 1 and not self._merged:
             self._merged = True
-            self._event("requests_merged", requests=len(asked), samples=sum(request.num for request in requests))
-        method = mine.handle.score.options(num_returns=1 + len(asked) if grad else 1)
-        refs = method.remote([one.samples for one in asked], [one.conditions for one in asked], grad)
-        found = await self._answer(name, refs[0] if grad else refs)
+            self._event("requests_merged", requests=len(requests), samples=sum(request.num for request in requests))
+        parts = [(request.start, request.num) for request in requests]
+        spans = [request.content.spans(*part) for request, part in zip(requests, parts, strict=True)]
+        texts = [request.content.conditions(*part) for request, part in zip(requests, parts, strict=True)]
+        method = mine.handle.score.options(num_returns=1 + len(requests) if grad else 1)
+        refs = method.remote(spans, texts, grad, most(requests))
+        found = await self._answer(name, mine, refs[0] if grad else refs)
         if found is None:
             return
-        if isinstance(found, Scored):
-            found = [found] * len(asked)
-        for i, (one, scored) in enumerate(zip(asked, found, strict=True)):
-            if not one.answer.done():
-                one.answer.set_result((scored, refs[1 + i]) if grad and scored is not None else scored)
-        if self._golden is None:
-            await self._make_golden(name, mine, asked[0])
+        replied = Replied([found] * len(requests), []) if isinstance(found, Scored) else found
+        for event, fields in replied.events:
+            self._event(event, replica=name, **fields)
+        again: list[Request] = []
+        for i, (request, scored) in enumerate(zip(requests, replied.scored, strict=True)):
+            again += self._answers.settle(name, request, scored, refs[1 + i] if grad else None)
+        if self._golden.missing and replied.scored[0] is not None and replied.scored[0].error is None:
+            await self._make_golden(name, mine, spans[0], texts[0], grad)
         if name in self._replicas:
             self.pool.finish(name, time.monotonic())
+        if name in self._replicas and (cause := breakage(replied.scored)):
+            self._event("replica_replaced", replica=name, node=mine.node, cause=cause)
+            self._end(name)
+        self.pool.again(again)
         self.pump()
 
-    async def _answer(self, name: str, ref: Any) -> Any:
+    async def _answer(self, name: str, mine: _Replica, ref: Any) -> Any:
         """What the replica answers; the error in words, as Scored, where its code raised; None where it gave no answer
         and is ended."""
         try:
             return await asyncio.wait_for(ref, self.spec.role.call_timeout_s)
         except exceptions.RayTaskError as error:
-            cause = unwrap(error)
-            return Scored(error=f"{type(cause).__name__}: {cause}", trace=str(error)[-TRACE:])
+            return failed(unwrap(error), str(error))
         except TimeoutError:
             if name in self._replicas:
                 self._event("replica_stuck", replica=name, seconds=self.spec.role.call_timeout_s)
                 self._lose(name, stuck=1)
         except exceptions.RayError as error:
+            memory = await asyncio.to_thread(_ended_for_memory, mine.facts.worker)
             if name in self._replicas:
-                self._event("replica_lost", replica=name, cause=type(error).__name__)
-                self._lose(name, lost=1)
+                cause = "Ray ended it, as its node was running out of memory" if memory else type(error).__name__
+                self._event("replica_lost", replica=name, cause=cause)
+                self._lose(name, lost=1, memory=memory)
         return None
 
-    def _lose(self, name: str, stuck: int = 0, lost: int = 0) -> None:
+    def _lose(self, name: str, stuck: int = 0, lost: int = 0, memory: bool = False) -> None:
         """End the replica; what it had goes to another one, if it has not cost too much already."""
-        self._end(name, requeue=(stuck, lost))
+        self._end(name, requeue=(stuck, lost, int(memory)))
         self.pump()
 
-    async def _make_golden(self, name: str, mine: _Replica, first: Asked) -> None:
-        made = await self._answer(name, mine.handle.golden.remote(first.samples, first.conditions, first.grad))
-        if made is None or isinstance(made, Scored) or self._golden is not None:
+    async def _make_golden(self, name: str, mine: _Replica, samples: Any, texts: Sequence[str], grad: bool) -> None:
+        made = await self._answer(name, mine, mine.handle.golden.remote(samples, texts, grad))
+        if made is None or isinstance(made, Scored):
             return
-        samples, conditions, scored = made
-        if scored.error is None and usable(scored.values, len(conditions)):
-            golden = Golden(samples, conditions, scored.values, first.grad)
-            path = golden_path(self.spec.label)
-            await asyncio.to_thread(self._storage.write, path, encode(golden))
-            self._golden = golden
-            self._event("golden_stored", path=path, samples=len(conditions), hardware=mine.hardware)
+        if kept := await self._golden.keep(made, grad, mine.facts):
+            self._event("golden_stored", **kept)
 
     def _deadlines(self, now: float) -> None:
         limit = self.spec.role.start_timeout_s
@@ -248,33 +273,35 @@ class Crew:
             self._event("replica_late", replica=name, seconds=limit)
         for request in self.pool.overdue(now):
             words = not_in_time(f"{self.spec.label}: no replica found a place", limit, "reward")
-            _fail(request, RewardTimeout("reward", words))
+            request.content.fail(RewardTimeout("reward", words))
 
     # -- replicas go ----------------------------------------------------------------------------------------------
 
-    def _end(self, name: str, requeue: tuple[int, int] = (0, 0)) -> None:
+    def _end(self, name: str, requeue: tuple[int, int, int] = (0, 0, 0)) -> None:
         mine = self._replicas.pop(name, None)
         if mine is not None:
             ray.kill(mine.handle)
-        left = [request for request in self.pool.drop(name, time.monotonic()) if not request.content.answer.done()]
+        held = self.pool.drop(name, time.monotonic())
+        left = [request for request in held if not request.done and not request.content.over]
         self.pool.again(request for request in left if not self._spent(request, *requeue))
 
-    def _spent(self, request: Request, stuck: int, lost: int) -> bool:
+    def _spent(self, request: Request, stuck: int, lost: int, memory: int) -> bool:
         """Count what happened to a request; fail it if that was too much."""
         request.stuck, request.lost = request.stuck + stuck, request.lost + lost
+        request.halvings += memory
         if request.stuck >= CALLS:
             what, limit = f"{self.spec.label}: {request.stuck} replicas gave no answer", self.spec.role.call_timeout_s
-            _fail(request, RewardTimeout("reward", not_in_time(what, limit, "reward", "call_timeout_s")))
+            request.content.fail(RewardTimeout("reward", not_in_time(what, limit, "reward", "call_timeout_s")))
         elif request.lost >= LOSSES:
-            _fail(request, RunError("reward", f"{self.spec.label}: {request.lost} replicas died with one call"))
-        return request.content.answer.done()
+            request.content.fail(RunError("reward", f"{self.spec.label}: {request.lost} replicas died with one call"))
+        return request.content.over
 
     async def _watch(self, name: str) -> None:
         """Notice when an idle replica dies."""
         while name in self._replicas:
             await asyncio.sleep(WATCH_S)
             if name in self.pool.names("free"):
-                await self._answer(name, self._replicas[name].handle.ping.remote())
+                await self._answer(name, self._replicas[name], self._replicas[name].handle.ping.remote())
 
     def _event(self, event: str, **fields: Any) -> None:
         self._tell(event, reward=self.spec.label, **fields)
@@ -296,6 +323,7 @@ class Crew:
             self.pump()
 
 
-def _fail(request: Request, error: DavRayError) -> None:
-    if not request.content.answer.done():
-        request.content.answer.set_exception(error)
+def _ended_for_memory(worker: str) -> bool:
+    with contextlib.suppress(Exception):  # whatever the cluster's tables raise: it is only told why
+        return bool(worker) and ended_for_memory(worker)
+    return False

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from dav_ray.errors import DavRayError, UserError
-from dav_ray.rewards.golden import Golden, decode, golden_path
-from dav_ray.run_dir.storage.interface import Storage
+from dav_ray.errors import DavRayError
 from dav_ray.run_dir.storage.uri import open_storage
+from dav_ray.runtime.reward.golden_scores import known_golden
 from dav_ray.runtime.reward.replicas import Crew
 from dav_ray.runtime.reward.spec import PoolState, RewardSpec
 
@@ -27,19 +25,21 @@ class Fleet:
     def __init__(self, rewards: Sequence[RewardSpec], run_dir: str) -> None:
         storage = open_storage(run_dir)
         self._events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=EVENTS)
-        self._crews = [Crew(spec, run_dir, storage, _golden(spec, storage), self._tell) for spec in rewards]
+        self._crews = [Crew(spec, run_dir, storage, known_golden(spec, storage), self._tell) for spec in rewards]
         self._ticking: asyncio.Task[None] | None = None
 
-    async def score(self, samples: list[Any], num: int, alike: Any, conditions: list[str], grad: bool) -> Any:
+    async def score(
+        self, samples: list[tuple[Any, int]], num: int, alike: Any, conditions: list[str], grad: bool
+    ) -> Any:
         """Every reward's answer, see `Crew.ask`; None if one of them lost the samples; or the DavRayError that one of
         them came to.
 
-        samples: a list of one array or reference, so that Ray does not fetch it here; num: its rows; alike: requests
-        of which this is equal may be scored together.
+        samples: in order, arrays or references, each with its rows, in a list, so that Ray does not fetch them here;
+        num: all rows; alike: requests of which this is equal may be scored together.
         """
         self._tick()
         try:
-            answers = await asyncio.gather(*(c.ask(samples[0], num, alike, conditions, grad) for c in self._crews))
+            answers = await asyncio.gather(*(c.ask(samples, num, alike, conditions, grad) for c in self._crews))
         except DavRayError as error:
             return error
         return None if any(answer is None for answer in answers) else answers
@@ -49,6 +49,11 @@ class Fleet:
         self._tick()
         failure = next((crew.failure for crew in self._crews if crew.failure is not None), None)
         return failure or [crew.spec.label for crew in self._crews if not crew.pool.served]
+
+    async def wants(self) -> list[str | None]:
+        """In which type each reward wants images; None where no replica has said so yet."""
+        self._tick()
+        return [crew.wants for crew in self._crews]
 
     async def state(self) -> list[PoolState]:
         """Of each reward."""
@@ -74,14 +79,3 @@ class Fleet:
             for crew in self._crews:
                 crew.pump()
             await asyncio.sleep(TICK_S)
-
-
-def _golden(spec: RewardSpec, storage: Storage) -> Golden | None:
-    """The user's, or those of the run so far. UserError if they can't be read."""
-    path = spec.golden or golden_path(spec.label)
-    try:
-        if spec.golden is not None:
-            return decode(Path(spec.golden).read_bytes())
-        return decode(storage.read(path)) if storage.exists(path) else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: holds no golden scores ({error}); allowed: golden/NAME.npz of a run") from error

@@ -28,10 +28,10 @@ class _Replica:
 
 
 class Pool:
-    """role: its replicas (at most), least, idle_s, batch, merge, start_timeout_s."""
+    """role: its replicas (at most), least, idle_s, most, merge, start_timeout_s."""
 
     def __init__(self, role: RewardRole, now: float, linger_s: float = LINGER_S) -> None:
-        self.queue = Queue(role.batch, role.merge)
+        self.queue = Queue(role.most, role.merge)
         self.stood = self.served = False  # some replica came up once, was admitted once
         self.refused = 0
         self.failures = 0  # replicas in a row that failed as they started
@@ -74,11 +74,10 @@ class Pool:
 
     def assign(self, now: float) -> list[tuple[str, list[Request]]]:
         """Calls to make now. The replica that was busy last is asked first, so that the others may be released."""
-        calls = []
-        for name in reversed(self.names("free")):
-            if not self.queue:
-                break
-            requests = self.queue.take()
+        calls, free = [], self.names("free")
+        while free and self.queue.ready(now):
+            requests = self.queue.take(now, len(free))
+            name = free.pop()
             self._enter(name, "busy", now)
             self._replicas[name].requests = tuple(requests)
             calls.append((name, requests))
@@ -99,7 +98,7 @@ class Pool:
             return 0
         if len(self._replicas) < self._role.least:
             return min(room, self._role.least - len(self._replicas))
-        oldest = self.queue.oldest
+        oldest = self.queue.oldest(now)
         return int(oldest is not None and now - oldest > GROW_AFTER_S and not self.names("starting", "standing"))
 
     def start(self, name: str, now: float) -> None:

@@ -21,6 +21,7 @@ class RewardSpec:
     options: dict[str, Any]  # of each Ray actor
     tolerance: dict[str, float]  # by hardware
     golden: str | None = None  # the user's own file
+    golden_check: str = "refuse"  # what becomes of a replica that does not reproduce them: refuse, warn, off
     modules: tuple[str, ...] = ()  # folders of the user's own modules
     linger_s: float = LINGER_S
 
@@ -35,3 +36,4 @@ class PoolState:
     waiting: int  # requests
     busy_s: float
     admitted_s: float
+    deviation: float = 0.0  # the largest |score - golden| of a replica that serves all the same

@@ -56,6 +56,7 @@ class SearchActor:
         from dav_ray.run_dir import policy
         from dav_ray.run_dir.storage.uri import open_storage
         from dav_ray.runtime.reward.replica import FleetClient
+        from dav_ray.runtime.search.rewards import WorkerRewards
         from dav_ray.runtime.search.starts import LastRound
 
         keep_freed_memory()
@@ -77,7 +78,9 @@ class SearchActor:
         if config.init.run is not None:
             policy.start(self._storage, self._diffusion)
         fleet = FleetClient(spec.fleet, spec.namespace, spec.fleet_timeout_s)
-        self._scorer = Scorer([r.label for r in config.reward], [r.weight for r in config.reward], fleet)
+        self._rewards = WorkerRewards(config, fleet, self._storage, device)
+        names, weights = [r.label for r in config.reward], [r.weight for r in config.reward]
+        self._scorer = Scorer(names, weights, self._rewards, pixels=self._rewards.pixels)
         self._strategy: tuple[float | None, Search] | None = None  # alpha, and the search at it
         self._last_round = LastRound(config, self._storage)
         self._alphabet = getattr(self._diffusion, "alphabet", None)  # of sequences
@@ -99,6 +102,7 @@ class SearchActor:
         from dav_ray.diffusion.device import peak_memory_gb
         from dav_ray.run_dir import shards
 
+        sent = self._rewards.sent_bytes
         self._meter.start()
         found, events = self._work(lambda: self._find(chunk), chunk, halvings)
         table = shards.to_table(chunk, found, self._alphabet, self._scorer.names)
@@ -117,8 +121,10 @@ class SearchActor:
             None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
         )
         shard = Shard(path, sha256, chunk.index, table.num_rows, chunk.policy_version)
+        sent, missed = self._rewards.sent_bytes - sent, self._rewards.deviations()
         spent = self._meter.read()
-        return table, self._reply(SearchedChunk(shard, scores, found.cost, spent, peak_memory_gb()), spent, events)
+        searched = SearchedChunk(shard, scores, found.cost, spent, peak_memory_gb(), sent, missed)
+        return table, self._reply(searched, spent, events)
 
     @ray.method(num_returns=2)
     def evaluate(self, chunk: EvaluationChunk, halvings: int = 0) -> tuple[Any, Reply]:
@@ -129,7 +135,8 @@ class SearchActor:
         return table, self._reply(spent.seconds, spent, events)
 
     def _reply(self, result: Any, spent: Spent, events: Events) -> Reply:
-        return Reply(result, self._process.now(), self._halvings, events, spent.waited_s)
+        told = (*events, *self._rewards.events())
+        return Reply(result, self._process.now(), self._halvings, told, spent.waited_s)
 
     def _work(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
         """What `work` finds with the policy that the chunk names; less at once where memory does not suffice. Evidence

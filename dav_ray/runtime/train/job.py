@@ -121,7 +121,7 @@ class TrainJob:
         """End the ranks, which Ray Train starts again; RunError where that was done in this round already."""
         if self._ended:
             words = not_in_time("no new policy", self._config.roles.train.call_timeout_s, "train", "call_timeout_s")
-            raise RunError("train", f"{words}, and again so")
+            raise RunError("train", f"{words}, for the second time")
         self._log.event("train_hung", round=self._round, seconds=round(waited), ranks=self._ranks.numbers)
         self._ranks.kill()
         self._ended, self._since = True, time.monotonic()

@@ -29,7 +29,7 @@ def ask(role: str, what: str, answer: Any) -> Any:
         raise RunError(role, f"the mailbox gave no answer in {ANSWER_S:.0f} s ({what})") from None
     except exceptions.RayActorError as error:
         cause = f"the mailbox, where driver and ranks meet, is gone ({what}: {type(error).__name__})"
-        raise RunError(role, f"{cause}; the same command goes on") from error
+        raise RunError(role, f"{cause}; type the same command again to continue") from error
 
 
 @dataclass(frozen=True)

@@ -115,17 +115,19 @@ class Learner:
         import torch
         from ray.train.torch import get_device, prepare_model
 
-        from dav_ray.config.build import build
+        from dav_ray.config.build import for_training
         from dav_ray.diffusion.device import keep_freed_memory
         from dav_ray.mstep.fit import Fitter
+        from dav_ray.registry import on_path
         from dav_ray.run_dir import policy
         from dav_ray.run_dir.marker import check_marker
 
         keep_freed_memory()
         config = spec.config
+        on_path(config.modules)
         torch.set_num_threads(config.roles.train.threads)
         device = str(get_device())
-        self._diffusion = build(config, device=device, autocast=config.mstep.precision, micro_batch=micro_batch)
+        self._diffusion = for_training(config, device=device, micro_batch=micro_batch)
         wrapped = self._diffusion.parallelise(lambda module: prepare_model(module, move_to_device=False))
         defer = getattr(wrapped, "no_sync", None)  # only the DDP wrapper has it
         device_type = device.split(":")[0]

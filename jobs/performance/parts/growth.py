@@ -59,9 +59,9 @@ def run(options: Options) -> Found:
         "what",
         "by",
         "value",
-        "evaluations",
+        "network evaluations",
         "ms per sample or transition",
-        "ms per evaluation",
+        "ms per network evaluation",
         "more memory, MB",
     )
     rows = tuple((str(p.value), str(p.value * CHUNKS_EACH), p.times.show(1e6)) for p in pools)

@@ -43,7 +43,7 @@ class SearchTimes:
 HEADER = (
     *(
         "workload",
-        "evaluations per sample",
+        "network evaluations per sample",
         "best batch",
         "limit, s per sample",
         "in process",

@@ -70,14 +70,14 @@ class Error:
 
 def run(options: Options) -> Found:
     savings = [saving for name in options.workloads for saving in _savings(name, options)]
-    header = ("workload", "option", "evaluations", "without / with, s per sample", "a step's choice moved, TV")
+    header = ("workload", "option", "network evaluations", "without / with, s per sample", "a step's choice moved, TV")
     saved = Table("Options: what they save", header, tuple(each.row() for each in savings))
     errors = laws()
     return Found([saved, enumerated(errors)], [*savings, *errors])
 
 
 def enumerated(errors: Sequence[Error]) -> Table:
-    header = ("option", "steps not scored", "evaluations", "TV to without", "bound", "TV to the target")
+    header = ("option", "steps not scored", "network evaluations", "TV to without", "bound", "TV to the target")
     return Table("Options: the law of accepted samples, enumerated", header, tuple(each.row() for each in errors))
 
 

@@ -37,6 +37,14 @@ class Rough:
 class Silent:
     pass
 
+class Bytes:
+    wants = "int8"
+    def __call__(self, samples, conditions): ...
+
+class Smooth:
+    wants, differentiable = "uint8", True
+    def __call__(self, samples, conditions): ...
+
 NUMBER = 3
 
 def function(samples, conditions, scale, *, shift=0.0): ...
@@ -187,6 +195,22 @@ def test_right_input_passes(folder: Path, overrides: list[str]) -> None:
         (
             ["reward={kind: user_rewards_a:Silent}"],
             "reward.kind = user_rewards_a:Silent: Silent has no __call__",
+        ),
+        (
+            ["reward={kind: user_rewards_a:Bytes}"],
+            "reward.kind = user_rewards_a:Bytes: wants = 'int8'; allowed: uint8, float32",
+        ),
+        (
+            ["reward={kind: user_rewards_a:Smooth}"],
+            "reward.kind = user_rewards_a:Smooth: wants = 'uint8' and differentiable = True: pixels have no gradient",
+        ),
+        (
+            ["reward={kind: brightness, where: search, python: /usr/bin/python3}"],
+            "reward.python = /usr/bin/python3: it runs in the search workers (reward.where); allowed: none",
+        ),
+        (
+            ["reward={kind: brightness, where: search, role: {pip: [timm]}}"],
+            "reward.role: an environment of its own, and reward.where = search; allowed: one of them",
         ),
         (["reward={kind: 'user_rewards_a:'}"], "reward.kind = user_rewards_a:: allowed: module.path:Name"),
         (["evaluate.features=pixel"], "evaluate.features = pixel: unknown features; did you mean pixels?"),

@@ -278,7 +278,7 @@ def test_differing_keys(recipe: str) -> None:
 def test_golden_scores_and_tolerances_change_no_result(recipe: str) -> None:
     plain = load(recipe)
     given = load(recipe, ["reward={kind: brightness, golden: /some/file.npz, tolerance: {A100: 0.01}}"])
-    assert given.config.reward[0].tolerance == {"A100": 0.01} and plain.config.reward[0].tolerance == {"default": 1e-3}
+    assert given.config.reward[0].tolerance == {"A100": 0.01} and plain.config.reward[0].tolerance == {}
     assert given.config.identity() == plain.config.identity()
     assert differing_keys(plain.yaml, given.yaml) == []
     (line,) = lines(recipe, "reward={kind: brightness, tolerance: {cpu: -1}}")

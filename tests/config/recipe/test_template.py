@@ -70,7 +70,7 @@ def test_a_recipes_own_comments_stay() -> None:
     dav("init", "--from", "digits", "mine.yaml")
     lines = Path("mine.yaml").read_text().splitlines()
     assert "  kind: jpeg_compressibility  # minus the kilobytes of the JPEG: higher is smaller" in lines
-    assert "  gamma: 0.9  # discount of the value: gamma^(t-1) r(x0_hat) / alpha" in lines
+    assert "  gamma: 0.9  # discount of noisy states: V(x_t) = gamma^t r(x0_hat(x_t)) / alpha" in lines
 
 
 def test_relative_paths_mean_the_same_elsewhere(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from dav_ray.config.build import build
 from dav_ray.config.recipe.load import load
 from dav_ray.diffusion.pipelines.files import load_pipeline
+from dav_ray.diffusion.pipelines.schedulers import mistakes
 from dav_ray.diffusion.pipelines.stable_diffusion import Parts, StableDiffusion
 from dav_ray.errors import UserError
 from tests.support.deadlines import hung
@@ -75,3 +78,37 @@ def test_one_line_where_a_pipeline_is_not(path: str, line: str, monkeypatch: pyt
 def test_a_folder_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"model.path = {tmp_path}: can't be loaded: "):
         load_pipeline(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"prediction_type": "sample"}, "prediction_type sample; allowed: epsilon, v_prediction"),
+        ({"thresholding": True}, "the scheduler clips by thresholding; allowed: thresholding false"),
+        (
+            {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+            "rescale_betas_zero_snr leaves no signal at the first step, where epsilon says nothing of the sample; "
+            "allowed: prediction_type v_prediction",
+        ),
+        ({"_class_name": "LCMScheduler"}, "no stochastic DDIM step for LCMScheduler; allowed: DDIMScheduler, "),
+    ],
+)
+def test_what_is_loaded_is_looked_at_too(tiny_folder: str, tmp_path: Path, changes: dict, line: str) -> None:
+    """A model of the hub has no files before, so that only its loaded scheduler tells."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "pipeline"))
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    index = folder / "model_index.json"
+    named = {"scheduler": ["diffusers", changes.get("_class_name", "DDIMScheduler")]}
+    index.write_text(json.dumps({**json.loads(index.read_text()), **named}))
+    with pytest.raises(UserError) as caught:
+        load_pipeline(str(folder))
+    assert caught.value.lines[0].startswith(f"model.path = {folder}: can't be searched: {line}")
+    assert len(caught.value.lines) == 1
+
+
+def test_no_signal_is_no_mistake_where_the_first_step_has_some(tiny_folder: str) -> None:
+    known = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}
+    assert not list(mistakes({**known, "timestep_spacing": "leading"}))
+    assert not list(mistakes({**known, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}))
+    assert len(list(mistakes({**known, "timestep_spacing": "linspace"}))) == 1

@@ -63,8 +63,8 @@ def test_adapters_are_counted_by_their_layers() -> None:
     ("search", "mstep", "counted", "role"),
     [  # bytes per row that torch counted on these shapes, in float32
         ({"micro_batch": 1, "decode_batch": 10, "chunk": 10}, {}, 10 * 0.807e9, "search"),
-        ({"micro_batch": 1, "decode_batch": 2, "gradient": True}, {}, 2 * 6.03e9, "search"),
-        ({}, {"micro_batch": 8}, 2 * 8 * 2.12e9, "train"),
+        ({"micro_batch": 1, "decode_batch": 2, "gradient": True, "chunk": 2}, {}, 2 * (3.39e9 + 6.03e9), "search"),
+        ({}, {"micro_batch": 8}, 8 * 3.39e9, "train"),
     ],
 )
 def test_activations_are_near_what_was_counted_on_stable_diffusion(
@@ -144,6 +144,16 @@ def test_memory_is_held_against_the_gpus_of_the_roles_nodes(memory: float, fit: 
     assert search.ok is fit and f"the largest share of a GPU is {memory / 2e9:.3g} GB" in search.text
     assert "CUDA 600 MB" in search.text and CUDA_CONTEXT == 0.6e9
     assert train.ok and "of host memory each" in train.text
+
+
+@pytest.mark.parametrize(("memory", "typed", "on"), [(80e9, "auto", False), (40e9, "auto", True), (40e9, "off", False)])
+def test_gradient_checkpointing_is_foreseen(memory: float, typed: str, on: bool) -> None:
+    roles = {"train": {"gpus": 1, "replicas": 1}}
+    made = config(mstep={"micro_batch": 16, "checkpointing": typed}, roles=roles, search={"decode_batch": 8})
+    pool = Pool((Node("a", {"CPU": 8, "GPU": 1}, {}),))
+    _, train = estimates.memory_of(SD15, made, plan(made), pool, {"a": Installed({}, (Gpu("X", int(memory)),))})
+    assert ("with gradient checkpointing" in train.text) is on
+    assert train.ok is (typed == "auto")
 
 
 def test_time_per_round() -> None:

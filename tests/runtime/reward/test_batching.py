@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dav_ray.config.sections.roles import RewardRole
-from dav_ray.runtime.reward.batching import Queue, Request
+from dav_ray.runtime.reward.batching import ANYWHERE, Queue, Request
 from dav_ray.runtime.reward.scaling import BACK_OFF_S, GROW_AFTER_S, LINGER_S, Pool
 
 
@@ -83,9 +83,39 @@ def test_what_is_put_back_comes_first_in_its_order() -> None:
     lost = [request(1, since=5.0), request(2, since=6.0)]
     queue.add(request(3, since=7.0))
     queue.put_back(lost)
-    assert queue.oldest == 5.0
+    assert queue.oldest() == 5.0
     assert [queue.take()[0].num for _ in range(3)] == [1, 2, 3]
-    assert queue.oldest is None
+    assert queue.oldest() is None
+
+
+def test_what_was_refused_waits_its_time_and_lets_others_pass() -> None:
+    queue = Queue(batch=10, merge=False)
+    refused, later = request(1), request(2, since=1.0)
+    refused.not_before = 5.0
+    queue.add(refused)
+    queue.add(later)
+    assert (queue.ready(4.0), queue.oldest(4.0)) == (1, 1.0)
+    assert queue.take(4.0) == [later]
+    assert (queue.ready(4.9), queue.oldest(4.9), len(queue)) == (0, None, 1)
+    assert queue.take(5.0) == [refused]
+
+
+def test_nobody_is_called_or_started_for_what_waits_its_time() -> None:
+    found = with_replicas(pool(replicas=2, min_replicas=1), "x")
+    refused = request()
+    refused.not_before = 9.0
+    found.again([refused])
+    assert found.assign(8.0) == [] and found.to_start(8.0) == 0
+    assert found.to_end(8.0 + 10 * LINGER_S) == []  # it is wanted again
+    assert found.assign(9.0) == [("x", [refused])]
+
+
+def test_a_request_that_nobody_waits_for_is_forgotten() -> None:
+    queue = Queue(batch=10, merge=False)
+    for num in (1, 2, 3):
+        queue.add(request(num))
+    queue.forget(lambda one: one.num == 2)
+    assert [queue.take()[0].num for _ in range(2)] == [1, 3] and len(queue) == 0
 
 
 # ---- calls ----
@@ -144,6 +174,85 @@ def test_a_long_call_does_not_count_as_a_wait_for_a_replica() -> None:
     found.again(found.drop("x", 100.0))
     assert found.overdue(105.0) == []
     assert found.overdue(110.5) == [mine]
+
+
+# ---- a request over several replicas ----
+
+
+def parts(found: Pool, now: float = 1.0) -> list[tuple[int, int]]:
+    """Of the calls that are made now: (first sample, samples), in order."""
+    return sorted((one.start, one.num) for _, requests in found.assign(now) for one in requests)
+
+
+def test_free_replicas_share_a_request_cut_after_whole_batches() -> None:
+    found = with_replicas(pool(replicas=4, batch=16), "w", "x", "y", "z")
+    found.arrive(request(128))
+    assert parts(found) == [(0, 32), (32, 32), (64, 32), (96, 32)]
+
+
+@pytest.mark.parametrize(
+    "replicas, num, expected",
+    [
+        (3, 128, [(0, 48), (48, 48), (96, 32)]),
+        (4, 40, [(0, 16), (16, 16), (32, 8)]),  # no more parts than batches
+        (4, 17, [(0, 16), (16, 1)]),
+        (4, 16, [(0, 16)]),
+        (1, 128, [(0, 128)]),
+    ],
+)
+def test_parts_are_as_equal_as_batches_allow(replicas: int, num: int, expected: list[tuple[int, int]]) -> None:
+    names = ["w", "x", "y", "z"][:replicas]
+    found = with_replicas(pool(replicas=replicas, batch=16), *names)
+    found.arrive(request(num))
+    assert parts(found) == expected and not found.queue
+
+
+def test_calls_of_the_reward_are_those_of_the_whole_request() -> None:
+    """The same batches, so that values have the same bits however many replicas are free."""
+
+    def batches(names: list[str]) -> list[tuple[int, int]]:
+        found = with_replicas(pool(replicas=7, batch=6), *names)
+        found.arrive(request(100))
+        return [(at, min(at + 6, start + num)) for start, num in parts(found) for at in range(start, start + num, 6)]
+
+    whole = batches(["a"])
+    assert all(batches([str(i) for i in range(n)]) == whole for n in range(2, 8))
+
+
+def test_requests_that_wait_get_their_share_first() -> None:
+    found = with_replicas(pool(replicas=4, batch=1), "w", "x", "y", "z")
+    for num in (4, 6):
+        found.arrive(request(num))
+    assert parts(found) == [(0, 2), (0, 3), (2, 2), (3, 3)]
+    crowded = with_replicas(pool(replicas=2, batch=1), "x", "y")
+    for num in (4, 6, 8):
+        crowded.arrive(request(num))
+    assert parts(crowded) == [(0, 4), (0, 6)]
+
+
+def test_without_a_batch_nothing_is_cut_unless_the_reward_allows_it_anywhere() -> None:
+    found = with_replicas(pool(replicas=2), "x", "y")
+    found.arrive(request(128))
+    assert parts(found) == [(0, 128)]
+    anywhere = with_replicas(pool(replicas=2), "x", "y")
+    anywhere.queue.unit = ANYWHERE
+    anywhere.arrive(request(100))
+    anywhere.arrive(request(7))
+    assert parts(anywhere) == [(0, 7), (0, 100)]
+    for name in ("x", "y"):
+        anywhere.finish(name, 2.0)
+    anywhere.arrive(request(100))
+    assert parts(anywhere, 2.0) == [(0, 56), (56, 44)]
+
+
+def test_a_part_that_its_replica_lost_goes_to_another_one() -> None:
+    found = with_replicas(pool(replicas=2, batch=2), "x", "y")
+    found.arrive(request(8))
+    first, second = found.assign(1.0)
+    found.again(found.drop(first[0], 2.0))
+    found.finish(second[0], 3.0)
+    ((name, (again,)),) = found.assign(3.0)
+    assert (name, again.start, again.num) == (second[0], 0, 4)
 
 
 # ---- how many replicas ----

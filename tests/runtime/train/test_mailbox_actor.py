@@ -44,7 +44,9 @@ def box(cluster: None) -> Any:
 def test_who_asks_a_dead_mailbox_is_told_what_is_gone(box: Any) -> None:
     pid = ask("driver", "its pid", box.pid.remote())
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(RunError, match="driver: the mailbox, .* is gone .the new policy: .*the same command goes on"):
+    with pytest.raises(
+        RunError, match="driver: the mailbox, .* is gone .the new policy: .*type the same command again"
+    ):
         ask("driver", "the new policy", box.result.remote(1))
 
 

@@ -1,0 +1,1 @@
+"""What to measure in the first hour on a GPU."""

@@ -1,0 +1,176 @@
+"""Floating-point operations and bytes of a plan: closed forms against torch's own count, and what is not known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dav_ray.config.families.published import SD1, SD2, TEXT_LENGTH
+from dav_ray.config.families.table import family_of
+from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
+from dav_ray.config.figures import Figures, figures, shown
+from dav_ray.config.plan import plan, render
+from dav_ray.config.recipe.load import load
+from dav_ray.search.facts import Spent
+from jobs.gpu_hour import flops
+from tests.support.places import PACKAGE
+
+DIGITS = PACKAGE / "assets/digits"
+
+
+def part(name: str) -> dict[str, Any]:
+    return json.loads((DIGITS / name / "config.json").read_text())
+
+
+def test_stable_diffusion_takes_what_torch_counts() -> None:
+    """TFLOP of a UNet's pass at 64 x 64 and of a decoding to 512 x 512."""
+    unet, vae = SD1["unet"], SD1["vae"]
+    counted = flops.unet_flops(unet, TEXT_LENGTH), flops.decoder_flops({**vae, **ENCODER}, 64, 64)
+
+    assert counted[0] / 1e12 == pytest.approx(0.803, abs=5e-4)
+    assert counted[1] / 1e12 == pytest.approx(2.515, abs=5e-4)
+    assert unet_flops(unet, TEXT_LENGTH) == pytest.approx(counted[0], rel=0.02)
+    assert decoder_flops(unet, vae) == pytest.approx(counted[1], rel=0.02)
+
+
+ENCODER = {"down_block_types": ["DownEncoderBlock2D"] * 4}  # not called, and built all the same
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"sample_size": [6, 10]},
+        {"sample_size": 7},  # halves are rounded up
+        {"layers_per_block": 2, "transformer_layers_per_block": 2},
+        {
+            "block_out_channels": [16, 32, 48],
+            **dict(
+                zip(
+                    ("down_block_types", "up_block_types"),
+                    (
+                        ["CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+                        ["CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"],
+                    ),
+                    strict=True,
+                )
+            ),
+        },
+        {"cross_attention_dim": 24},
+    ],
+)
+def test_the_digits_networks_take_what_torch_counts(change: dict[str, Any]) -> None:
+    unet, vae = {**part("unet"), **change}, part("vae")
+    height, width = unet["sample_size"] if isinstance(unet["sample_size"], list) else [unet["sample_size"]] * 2
+
+    assert unet_flops(unet, 16) == pytest.approx(flops.unet_flops(unet, 16), rel=0.02)
+    assert decoder_flops(unet, vae) == pytest.approx(flops.decoder_flops(vae, height, width), rel=0.02)
+    attentive = {**vae, "mid_block_add_attention": True, "layers_per_block": 2}
+    assert decoder_flops(unet, attentive) == pytest.approx(flops.decoder_flops(attentive, height, width), rel=0.02)
+
+
+def test_the_masked_network_takes_what_torch_counts() -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dav_ray.config.build import build
+
+    config = load("dna").config
+    diffusion: Any = build(config.model_copy(update={"mstep": config.mstep.model_copy(update={"parameters": "full"})}))
+    length = diffusion.length
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        diffusion.trainable()(torch.zeros(1, length, dtype=torch.long), torch.zeros(1), None)
+    work = family_of(config.model).flops(config)
+
+    assert work is not None and work.decoder == 0
+    assert work.network == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_the_papers_settings_on_stable_diffusion() -> None:
+    """785 evaluations of two passes, 800 decodings to 512 x 512: 61 % of the work is decoding."""
+    made = load("sd15").config
+    found, text = plan(made).figures, render(made, plan(made))
+
+    assert found.network == pytest.approx(785 * 2 * 0.80327e12, rel=1e-3)
+    assert found.decoding == pytest.approx(800 * 2.5145e12, rel=1e-3)
+    assert found.reward_bytes == 800 * 3 * 512 * 512 * 4
+    assert "work per sample          1,261 TFLOP of the network, 2,012 TFLOP of decoding" in text
+    assert "samples sent to rewards  2,517 MB, 805.3 GB per round" in text
+
+
+def test_a_backward_pass_is_one_more_and_each_reward_gets_its_own() -> None:
+    rewards = ["reward=[{kind: jpeg_compressibility}, {kind: brightness}]"]
+    config = load("digits", rewards).config
+    plain, slopes = (figures(config, Spent(10, backward=n, reference=2, reward=8)) for n in (0, 4))
+
+    assert plain.network and slopes.network and plain.decoding and slopes.decoding
+    assert slopes.network / plain.network == pytest.approx(16 / 12)
+    assert slopes.decoding / plain.decoding == pytest.approx(12 / 8)
+    assert plain.reward_bytes == slopes.reward_bytes == 8 * 2 * 3 * 32 * 32 * 4
+
+
+def test_rounds_that_start_from_the_last_one_take_less() -> None:
+    words = [
+        "mstep.candidates=winner",
+        "search.kind=refine",
+        "search.candidates=4",
+        "search.steps=8",
+        "search.repeats=3",
+        "search.depth=0.25",
+    ]
+    made = load("digits", words).config
+    planned, text = plan(made), render(made, plan(made))
+    assert planned.later is not None
+
+    assert planned.later.figures.network == pytest.approx(planned.figures.network * 15 / 44)  # type: ignore[operator]
+    assert f"; later rounds {planned.later.figures.flops}" in text
+    assert f"later rounds {shown(planned.later.figures.reward_bytes or 0)}B" in text
+
+
+def test_nothing_is_said_of_what_is_not_known(tmp_path: Path) -> None:
+    def of(*words: str) -> Figures:
+        return plan(load("sd15", list(words)).config).figures
+
+    other = of("model.path=some/model")
+    assert other == Figures(None, None, None) and other.flops == ""
+    draft = of("model.draft_vae=madebyollin/taesd")
+    assert draft.network is not None and draft.decoding is None
+    assert draft.flops == "1,261 TFLOP of the network"
+    made = load("sd15", ["model.path=some/model"]).config
+    assert "work per sample" not in render(made, plan(made)) and "sent to rewards" not in render(made, plan(made))
+
+
+@pytest.mark.parametrize(
+    "change", [{"mid_block_type": "UNetMidBlock2D"}, {"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}]
+)
+def test_other_blocks_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="nothing is known of the work"):
+        unet_flops({**part("unet"), **change}, 16)
+
+
+def test_other_sizes_of_published_models() -> None:
+    """At 96 x 96 convolutions take 2.25 times as long, self-attention 5 times."""
+    ratio = unet_flops(SD2["unet"], 77) / unet_flops({**SD2["unet"], "sample_size": 64}, 77)
+    assert 2.25 < ratio < 3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(999, "999 "), (10_000, "10 k"), (9_999.4, "9,999 "), (1.2611e15, "1,261 T"), (3.2e21, "3,200 E")],
+)
+def test_numbers_have_a_prefix(value: float, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_a_plan_imports_no_torch() -> None:
+    code = (
+        "import sys; from dav_ray.config.plan import plan, render; from dav_ray.config.recipe.load import load; "
+        "made = load('sd15').config; assert 'TFLOP' in render(made, plan(made)); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
