@@ -72,9 +72,9 @@ class Tally:
     rows: int
     cost: Cost = Cost()
     memory_gb: float = 0.0
+    sent: int = 0  # bytes to rewards
+    missed: dict[str, float] = field(default_factory=dict)  # by reward: how far a worker was off the golden scores
     ledger: Ledger = field(default_factory=Ledger)
-    reward_bytes: int = 0
-    deviations: dict[str, float] = field(default_factory=dict)  # of golden scores, the largest by reward
 
     @classmethod
     def of(cls, accepted: Iterable[Accepted]) -> Tally:
@@ -85,15 +85,14 @@ class Tally:
     def add(self, found: SearchedChunk) -> None:
         self.rewards, self.rows = self.rewards + sum(found.scores.rewards), self.rows + len(found.scores.rewards)
         self.cost, self.memory_gb = self.cost + found.cost, max(self.memory_gb, found.memory_gb)
+        self.sent += found.reward_bytes
+        self.missed |= {name: max(gap, self.missed.get(name, 0.0)) for name, gap in found.deviations.items()}
         self.ledger.add(found.spent)
-        self.reward_bytes += found.reward_bytes
-        for name, gap in found.deviations.items():
-            self.deviations[name] = max(gap, self.deviations.get(name, 0.0))
 
     def of_rewards(self, searched: int) -> dict[str, float]:
         """Metrics; searched: accepted samples."""
-        golden = {f"golden/deviation/{name}": gap for name, gap in self.deviations.items()}
-        return {"search/reward_bytes_per_sample": self.reward_bytes / max(searched, 1), **golden}
+        golden = {f"golden/deviation/{name}": gap for name, gap in self.missed.items()}
+        return {"search/reward_bytes_per_sample": self.sent / max(searched, 1), **golden}
 
     @property
     def mean(self) -> float | None:

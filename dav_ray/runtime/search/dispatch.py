@@ -42,6 +42,7 @@ class _Running:
     item: Any
     table: Any  # reference to the first result
     since: float
+    stopped: bool = False  # it was told to
 
 
 class Done(NamedTuple):
@@ -208,7 +209,10 @@ class Dispatcher:
 
     def _stop(self, ref: Any, entry: _Running) -> None:
         """Tell a worker to end what another one has done. It asks for that about twice a second."""
-        ray.cancel(ref)
+        if entry.stopped:
+            return
+        entry.stopped = True
+        ray.cancel(ref, recursive=False)  # what it asked of rewards is answered all the same
         self._log.event("stopped", worker=entry.worker, item=entry.item.name)
 
     def _lose(self, entry: _Running, lost: _Lost) -> bool:
