@@ -6,7 +6,6 @@ which the search workers fetch from here. Nobody waits inside a call: an answer 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,15 +72,15 @@ class Share:
 
 
 class Mailbox:
-    """keep: policies that it holds for the search workers, the newest ones; hold: gives the reference to a policy's
-    weights, so that a node fetches them once for all of its workers."""
+    """keep: policies of which it holds the reference for the search workers, the newest ones. The weights stay with
+    rank 0 as long as it lives: a node fetches them once for its workers, which read storage once they are gone."""
 
-    def __init__(self, keep: int = 1, hold: Callable[[Any], Any] = ray.put) -> None:
-        self._keep, self._hold = keep, hold
+    def __init__(self, keep: int = 1) -> None:
+        self._keep = keep
         self._job: Job | None = None
         self._groups: dict[int, Group] = {}
         self._result: dict[str, float] | None = None
-        self._weights: dict[int, Any] = {}  # references by version
+        self._weights: dict[int, list[Any]] = {}  # the reference to each version's, in a list
         self._failure: DavRayError | None = None
         self._troubles: list[Trouble] = []  # what ranks raised since the last result
         self._unread: list[Trouble] = []  # the same, until the driver asks
@@ -142,10 +141,11 @@ class Mailbox:
         """Transitions that go through the ranks' networks at once."""
         return most if self._micro_batch is None else min(most, self._micro_batch)
 
-    async def hand_in(self, round: int, metrics: dict[str, float], version: int, weights: Any) -> None:
+    async def hand_in(self, round: int, metrics: dict[str, float], version: int, held: list[Any]) -> None:
+        """A round's result. held: the reference to the new policy's weights, alone in a list."""
         if self._job is not None and self._job.round == round:
             self._result, self._troubles = metrics, []
-            newest = sorted({**self._weights, version: self._hold(weights)}.items())[-self._keep :]
+            newest = sorted({**self._weights, version: held}.items())[-self._keep :]
             self._weights = dict(newest)
 
     async def fail(self, error: DavRayError, trouble: Trouble) -> None:
@@ -178,7 +178,7 @@ class Mailbox:
 
     async def weights(self, version: int) -> list[Any]:
         """The reference to a policy's weights; none where it is not held."""
-        return [self._weights[version]] if version in self._weights else []
+        return self._weights.get(version, [])
 
     async def stop(self) -> None:
         """End the ranks, each when it asks next."""

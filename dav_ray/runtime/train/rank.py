@@ -158,8 +158,9 @@ class Learner:
         self.version = job.base + 1
         if rank == 0:
             policy.save(self._storage, self.version, self._diffusion, self._fitter.optimizer, self._fitter.scaler)
-            weights = policy.get_weights(self._diffusion)
-            ask("train", "a new policy", mailbox.hand_in.remote(job.round, metrics, self.version, weights))
+            # the reference alone, in a list: what is passed as an argument itself would go through the mailbox's node
+            held = [ray.put(policy.get_weights(self._diffusion))]
+            ask("train", "a new policy", mailbox.hand_in.remote(job.round, metrics, self.version, held))
 
     def _restore(self, version: int) -> None:
         """Go on from a stored policy, after a restart."""

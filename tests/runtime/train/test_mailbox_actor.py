@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
@@ -17,7 +18,7 @@ from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.uri import open_storage
 from dav_ray.runtime.train import mailbox
 from dav_ray.runtime.train.job import TrainJob
-from dav_ray.runtime.train.mailbox import Mailbox, ask
+from dav_ray.runtime.train.mailbox import Job, Mailbox, ask
 from dav_ray.runtime.train.rank import TrainSpec
 from dav_ray.runtime.train.ranks import MAILBOX, Ranks
 from dav_ray.runtime.train.troubles import trouble_of
@@ -28,6 +29,9 @@ from tests.support.runs import events
 class Box(Mailbox):
     async def pid(self) -> int:
         return os.getpid()
+
+    async def holds(self) -> list[str]:
+        return [type(one).__name__ for held in self._weights.values() for one in held]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,23 @@ def test_who_asks_a_mailbox_that_hangs_is_told_for_how_long(box: Any, monkeypatc
             ask("train", "the next round", box.result.remote(1))
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@ray.remote(num_cpus=0)
+class Rank:
+    def hand_in(self, box: Any, size: int) -> None:
+        weights = {"adapter": np.arange(size, dtype=np.float32)}
+        ray.get(box.hand_in.remote(1, {"mstep/rows": 1.0}, 1, [ray.put(weights)]))
+
+
+def test_weights_go_by_reference(box: Any) -> None:
+    """The mailbox holds none of the bytes."""
+    ray.get(box.post_job.remote(Job(1, 0, groups=1, rows=1)))
+    rank = Rank.remote()
+    ray.get(rank.hand_in.remote(box, 1_000_000))
+    assert ask("driver", "what it holds", box.holds.remote()) == ["ObjectRef"]
+    (held,) = ask("driver", "the weights", box.weights.remote(1))
+    assert ray.get(held, timeout=60)["adapter"][-1] == 999_999.0
 
 
 @ray.remote(num_cpus=0, max_retries=0)
