@@ -80,7 +80,7 @@ def measure(options: Options, offered: float, workers: int = WORKERS, chunks: in
     storage = open_storage(place)
     store = ManifestStore(storage)
     log = RunLog(storage, store.open("sleeping", {}).epoch, None)
-    with ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False):
+    with ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False):
         sleepers = ray.remote(Sleepers).options(num_cpus=0, max_concurrency=workers)
         held = [sleepers.remote(workers / offered) for _ in range(PROCESSES)]
         names = [f"search-{number}" for number in range(workers)]
