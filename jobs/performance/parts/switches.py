@@ -16,8 +16,8 @@ from dav_ray.search.options import Search
 from dav_ray.search.weighting.weights import value
 from dav_ray.testing.enumerable import Scores, distance, model, tilted
 from dav_ray.testing.soft_values import accepted_law, guessed_values
-from jobs.performance.draft import draft_vae
 from jobs.performance.options import Found, Options
+from jobs.performance.parts.draft import draft_vae
 from jobs.performance.parts.search import search
 from jobs.performance.timing import Series, in_turn, seconds
 from jobs.performance.workloads import Workload, workload

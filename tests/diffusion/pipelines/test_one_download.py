@@ -16,7 +16,7 @@ from dav_ray.diffusion.pipelines.one_download import commit_of, downloaded
 from tests.support.deadlines import hung
 from tests.support.folder_hub import Hub, hub
 
-NEWEST, OLD = "1" * 40, "2" * 40
+NEWEST, OLD = "1" * 40, "a" + "2" * 39
 
 # every process of a node comes at the same time; forked, as each import takes seconds
 NODE = """
@@ -94,6 +94,22 @@ def test_the_driver_asks_which_commit_and_all_nodes_get_that_one(place: Hub) -> 
     of_a_folder = load("digits").config
     before = place.asked
     assert family_of(of_a_folder.model).pinned(of_a_folder) is of_a_folder and place.asked == before
+
+
+def test_a_run_says_which_commit_it_has(place: Hub) -> None:
+    from dav_ray.runtime.session import _pinned
+
+    said: list[tuple[str, dict[str, Any]]] = []
+
+    class Log:
+        def event(self, name: str, **fields: Any) -> None:
+            said.append((name, fields))
+
+    log: Any = Log()
+    for words, revision in (([], NEWEST), ([f"model.revision={OLD}"], OLD)):
+        config = load("sd15", ["model.path=some/model", *words]).config
+        assert _pinned(config, log).model.revision == revision
+    assert said == [("model_revision", {"path": "some/model", "revision": NEWEST})]
 
 
 def test_what_the_hub_does_not_know_is_left_to_who_loads_it(place: Hub) -> None:
