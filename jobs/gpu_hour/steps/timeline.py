@@ -70,7 +70,7 @@ class Timeline:
 
         parts = chunk.parts(config.search.parts, together=config.search.facts.together)
         diffusion: Diffusion = self._diffusion
-        return join(in_turns(diffusion, parts, part))
+        return join(in_turns(Turns(diffusion), parts, part))
 
     def _scorer(self, scorer: Any) -> Scorer:
         return Scorer(scorer.names, [1.0] * len(scorer.names), self._spans.timed("reward", scorer._call))
