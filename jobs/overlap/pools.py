@@ -59,10 +59,10 @@ def busy(pool: Pool) -> Busy:
 
 
 POOLS = (
-    Pool(4, 2, 8),
-    Pool(4, 2, 8, overlap="stream"),
-    Pool(4, 2, 8, turns=True),
-    Pool(4, 4, 8, turns=True),
+    Pool(4, 2, 2),
+    Pool(4, 2, 2, overlap="stream"),
+    Pool(4, 2, 2, turns=True),
+    Pool(4, 4, 2, turns=True),
     Pool(8, 2, 2, turns=True),
     Pool(8, 8, 2, turns=True),
     Pool(14, 1, 2, overlap="stream"),

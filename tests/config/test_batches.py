@@ -242,7 +242,7 @@ def test_memory_that_runs_out_ends_the_growth_and_names_the_role(
             model._policy = Narrow(model._policy, rows)
             return model
 
-        for name in ("build", "for_search"):
+        for name in ("for_training", "for_search"):
             monkeypatch.setattr(probing, name, built)
 
     narrow(2)

@@ -27,6 +27,7 @@ from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.run_dir.storage.uri import open_storage
 from dav_ray.runtime.initial_policy import ORIGIN, copy_initial, with_version
 from dav_ray.runtime.search.worker import SearchActor
+from dav_ray.runtime.spent import Meter
 from tests.run_dir.test_manifest import written_shard
 from tests.support.runs import masked_model
 
@@ -128,6 +129,7 @@ def test_a_worker_of_full_weights_goes_back_to_the_pretrained_model(tmp_path: Pa
     worker: Any = SearchActor.__new__(SearchActor)
     worker._spec, worker._storage, worker._device = SimpleNamespace(config=made.config), storage, "cpu"
     worker._diffusion, worker._version, worker._initial = build(made.config), 0, None
+    worker._meter, worker._events = Meter("cpu"), []
     worker._posted = lambda version: None
     before = {name: tensor.clone() for name, tensor in worker._diffusion.policy_state().items()}
 

@@ -61,6 +61,7 @@ def versions(run_dir: Path) -> dict[str, set[int]]:
     return found
 
 
+@pytest.mark.slow  # a run of three rounds; the version that searches a round, and what is refused, are tested below
 def test_a_round_is_searched_with_the_policy_of_one_round_earlier(whole: Path) -> None:
     assert versions(whole) == {"round-0001": {0}, "round-0002": {0}, "round-0003": {1}}
     assert len(shards(whole)) == 9
@@ -68,12 +69,14 @@ def test_a_round_is_searched_with_the_policy_of_one_round_earlier(whole: Path) -
     assert (manifest["phase"], manifest["closed"], manifest["ahead"]) == ("done", 3, [])
 
 
+@pytest.mark.slow
 def test_the_next_round_is_committed_before_this_ones_policy_is_there(whole: Path) -> None:
     found = [event for event in events(whole) if event["event"] in ("chunk_committed", "policy_written")]
     order = [f"round {event['round']}" if "round" in event else f"v{event['version']}" for event in found]
     assert order == [*["round 1"] * 3, *["round 2"] * 3, "v1", *["round 3"] * 3, "v2", "v3"]
 
 
+@pytest.mark.slow
 def test_every_round_tells_its_time_and_who_was_busy(whole: Path) -> None:
     metrics = read_metrics(open_storage(str(whole)))
     assert "time/round_s" not in metrics[0, "evaluate"]

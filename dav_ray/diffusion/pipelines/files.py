@@ -28,16 +28,18 @@ def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = No
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     # never a pickle
-    options: dict[str, Any] = {"variant": variant, "safety_checker": None, "use_safetensors": True}
+    options: dict[str, Any] = {"variant": variant, "safety_checker": None}
 
     def download(local_files_only: bool) -> str:
-        there = StableDiffusionPipeline.download(path, revision=revision, local_files_only=local_files_only, **options)
+        there = StableDiffusionPipeline.download(
+            path, revision=revision, local_files_only=local_files_only, use_safetensors=True, **options
+        )
         return str(there)
 
     try:
         there = downloaded(path, revision, download) if is_hub_id(path) else path
         pipe: Any = StableDiffusionPipeline.from_pretrained(
-            there, dtype=DTYPES[dtype], requires_safety_checker=False, **options
+            there, dtype=DTYPES[dtype], requires_safety_checker=False, use_safetensors=True, **options
         )
     except (OSError, ValueError) as error:  # what the hub's and diffusers' loaders raise; the words are theirs
         raise UserError(_not_loaded(path, error)) from error

@@ -31,9 +31,14 @@ def to_host(samples: Tensor, *, pixels: bool, checked: bool = True) -> np.ndarra
     samples = samples.detach()
     if not samples.is_floating_point():
         return samples.cpu().numpy()
+    on_gpu = samples.device.type == "cuda"
+    if not (pixels or on_gpu):
+        host = samples.float().cpu()
+        if checked and not bool(torch.isfinite(host.flatten(1).sum(1)).all()):
+            _check(host)
+        return host.numpy()
     kind = torch.uint8 if pixels else torch.float32
     rows = max(1, ROWS if pixels else len(samples))
-    on_gpu = samples.device.type == "cuda"
     there = torch.empty(samples.shape, dtype=kind, pin_memory=True) if on_gpu else None
     sums, parts = [], []
     for part in samples.split(rows):

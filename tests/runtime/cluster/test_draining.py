@@ -88,6 +88,7 @@ def test_a_drained_node_gets_nothing_new_and_its_worker_moves(cluster: Cluster, 
     assert places(pool) == {"fast": first["fast"], "slow": spare}
 
 
+@pytest.mark.slow  # two nodes more; the test above has a node that drains
 def test_at_a_drains_deadline_the_chunk_goes_to_another_worker(cluster: Cluster, tmp_path: Path) -> None:
     add(cluster, "y")
     add(cluster, "y")
