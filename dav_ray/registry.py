@@ -84,6 +84,13 @@ class Registry:
             taken = f"is built in: {entry.distribution} can't replace it; allowed: {entry.target}"
             yield name, Entry(**{**vars(entry), "fault": taken}) if name in self.builtin else entry
 
+    def schema(self) -> dict[str, Any]:
+        """Of a key that takes a name or a target, for pydantic's `json_schema_extra`: in words, and as JSON schema."""
+        *first, last = self.builtin
+        names = f"{', '.join(first)} or {last}" if first else last
+        own = {"type": "string", "pattern": r":|\$\{"}
+        return {"allowed": f"{names}, or {RULE}", "anyOf": [{"enum": [*self.builtin]}, own]}
+
     def target(self, name: str) -> str:
         """module:Name of a registered name; what has a colon is one already. Raises Unregistered."""
         return name if ":" in name else self[name].target

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -130,7 +129,7 @@ class Diffusion(Protocol):
         """Whether predictions are rounded more coarsely than float32's."""
         ...
 
-    def exactly(self) -> AbstractContextManager[None]:
+    def exactly(self) -> contextlib.AbstractContextManager[None]:
         """Within it predictions are in float32, without autograd (`exact.against_reference`)."""
         ...
 

@@ -8,13 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dav_ray.moved import names_of
 from dav_ray.mstep import registry
-from dav_ray.registry import RULE
 from dav_ray.strict import Section
-
-_OBJECTIVE: Any = {
-    "allowed": f"{' or '.join(registry.OBJECTIVES.builtin)}, or {RULE}",
-    "anyOf": [{"enum": [*registry.OBJECTIVES.builtin]}, {"type": "string", "pattern": r":|\$\{"}],
-}
 
 
 class Lora(Section):
@@ -93,7 +87,7 @@ class MStep(Section):
         default="weighted_nll",
         description="what is minimised: weighted_nll = the negative log-likelihood plus kl times the KL, each "
         "trajectory with its weight (the paper), or an objective of your own",
-        json_schema_extra=_OBJECTIVE,
+        json_schema_extra=registry.OBJECTIVES.schema(),
     )
     args: dict[str, Any] = Field(
         default_factory=dict,

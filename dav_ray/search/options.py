@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dav_ray.registry import RULE
 from dav_ray.search import kinds
 from dav_ray.search.facts import Facts
 from dav_ray.search.weighting import temperature
@@ -32,11 +31,6 @@ SOME_USE: dict[str, object] = {
     "score_every": 1,
     "negligible": 0.0,
 }
-*_FIRST, _LAST = kinds.SEARCHES.builtin
-_KIND: Any = {
-    "allowed": f"{', '.join(_FIRST)} or {_LAST}, or {RULE}",
-    "anyOf": [{"enum": [*kinds.SEARCHES.builtin]}, {"type": "string", "pattern": r":|\$\{"}],
-}
 
 
 class Search(Section):
@@ -45,7 +39,7 @@ class Search(Section):
         description="E-step strategy: dav, smc = dav with resampling across the particles of a prompt, svdd = dav "
         "without gradient, density ratio and discount, refine = re-noise and search again, best_of_n, none = plain "
         "samples",
-        json_schema_extra=_KIND,
+        json_schema_extra=kinds.SEARCHES.schema(),
     )
     candidates: int = Field(
         default=4,

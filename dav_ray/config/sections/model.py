@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from dav_ray.config.families.table import MODELS, USUAL, named
-from dav_ray.registry import RULE, Unregistered
+from dav_ray.registry import Unregistered
 from dav_ray.strict import Section
-
-_KIND: Any = {
-    "allowed": f"{' or '.join(MODELS.builtin)}, or {RULE}",
-    "anyOf": [{"enum": [*MODELS.builtin]}, {"type": "string", "pattern": r":|\$\{"}],
-}
 
 
 class Model(Section):
     kind: str = Field(
         default=USUAL,
         description="model family; diffusers = a StableDiffusionPipeline, masked = masked discrete diffusion (MDLM)",
-        json_schema_extra=_KIND,
+        json_schema_extra=MODELS.schema(),
     )
     path: str = Field(
         description="diffusers: pipeline folder, hub id or shipped:digits; masked: model folder, Lightning checkpoint "
