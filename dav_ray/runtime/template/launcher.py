@@ -27,6 +27,8 @@ def main(path: str, command: list[str]) -> int:
         worker = connection.recv(LENGTH)
     except OSError:
         worker = b""
+    if not worker and not os.path.isdir(os.path.dirname(path)):
+        return 1  # the run is over
     if not worker:
         os.execv(sys.executable, [sys.executable, *command])
     pid = int.from_bytes(worker, "little")

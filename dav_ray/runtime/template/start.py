@@ -12,8 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
+from dav_ray.runtime.interrupt import interrupted
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 END_S = 5.0
@@ -63,8 +66,21 @@ def template(config: Config) -> Iterator[str | None]:
     try:
         yield shlex.join([sys.executable, "-S", "-E", str(LAUNCHER), f"{folder}/socket"])
     finally:
+        if interrupted():  # at once, with its forks: what is still at an import hears nothing until that is over
+            shutil.rmtree(folder, ignore_errors=True)
+            _kill(process.pid)
         if process.stdin is not None:
             process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_S)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill(pid: int) -> None:
+    """A process and all that it started, which start nothing meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        template = psutil.Process(pid)
+        template.suspend()
+        for process in (*template.children(recursive=True), template):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
