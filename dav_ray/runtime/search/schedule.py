@@ -65,18 +65,21 @@ class Schedule(Generic[Item]):
         """The item that this free worker starts now; None if nothing waits and no help is of use."""
         if worker in self._held:
             raise ValueError(f"worker {worker} is busy")
-        index = self._late_first(now)
+        index = self._late_first(now, worker)
         if index is None:
             index = heapq.heappop(self._waiting) if self._waiting else self._slowest(worker, now)
         return None if index is None else self._hand(worker, index, now)
 
     def ahead(self, worker: Hashable, now: float) -> Item | None:
         """The item that this busy worker starts as soon as it is done with the one that it has; None if nothing waits,
-        or it has two. An item with which a worker was lost has the next one for itself: so it is known what ends it."""
-        held = self._held[worker]
-        if len(held) == AT_ONCE or not self._waiting or not self._alone.isdisjoint({held[0].index, self._waiting[0]}):
+        or it has two. An item with which a worker was lost goes alone: so it is known what ends workers."""
+        held, late = self._held[worker], self._late_first(now, worker)
+        index = late if late is not None else self._waiting[0] if self._waiting else None
+        if index is None or len(held) == AT_ONCE or not self._alone.isdisjoint({held[0].index, index}):
             return None
-        return self._hand(worker, heapq.heappop(self._waiting), now)
+        if late is None:
+            heapq.heappop(self._waiting)
+        return self._hand(worker, index, now)
 
     def doubled(self, worker: Hashable, item: Item | None = None) -> bool:
         """Whether another worker has this item too."""
@@ -140,22 +143,22 @@ class Schedule(Generic[Item]):
         return held[0] if item is None else next(one for one in held if self._items[one.index] == item)
 
     def _leave(self, worker: Hashable, item: Item | None, now: float | None = None) -> _Held:
-        """now: when the worker goes on with what else it has; None: it does not."""
-        left = self._of(worker, item)
-        rest = [one for one in self._held.pop(worker) if one is not left]
+        """now: when the worker goes on with what it has at hand; None: it does not."""
+        left, held = self._of(worker, item), self._held.pop(worker)
+        rest = [one for one in held if one is not left]
         if rest:
             self._held[worker] = rest
-        if rest and now is not None:
+        if rest and now is not None and left is held[0]:
             rest[0].since = now
         self._runners[left.index].discard(worker)
         if not self._runners[left.index]:
             del self._runners[left.index]
         return left
 
-    def _late_first(self, now: float) -> int | None:
-        """The first open item, where all wait for it and its worker takes much longer than usual."""
+    def _late_first(self, now: float, helper: Hashable) -> int | None:
+        """The first open item, where all wait for it and its worker, another one, takes much longer than usual."""
         runners = self._runners.get(self._first, ())
-        if not self._in_order or len(runners) != 1:
+        if not self._in_order or len(runners) != 1 or helper in runners:
             return None
         (worker,) = runners
         usual, first = self._usual(worker), self._items[self._first]

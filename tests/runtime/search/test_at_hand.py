@@ -26,16 +26,13 @@ def test_a_busy_worker_has_one_more_item_at_hand() -> None:
     assert schedule.finished and schedule.done == 5
 
 
-def test_each_second_of_a_worker_belongs_to_one_item() -> None:
-    """Three items in nine seconds, two of them at hand at a time: it takes three seconds for one."""
+def test_an_item_at_hand_starts_when_the_one_before_it_is_done() -> None:
+    """Three items in nine seconds, of which there were two at a time: it takes three seconds for one."""
     schedule = Schedule(list("abcd"), attempts=1)
     schedule.next("w", 0)
-    schedule.ahead("w", 0)
-    schedule.complete("w", 3, "a")
-    schedule.ahead("w", 3)
-    schedule.complete("w", 6, "c")  # it overtook b
-    schedule.complete("w", 9, "b")
-    schedule.next("w", 9)
+    for second, (item, following) in enumerate(zip("abc", "bcd", strict=True)):
+        assert schedule.ahead("w", 3 * second) == following
+        schedule.complete("w", 3 * second + 3, item)
     assert schedule.next("fast", 10) is None  # d is there in two seconds, and fast is taken to need three
     assert schedule.next("fast", 15.5) == "d"  # late by three and a half
 
@@ -97,6 +94,20 @@ def test_what_hangs_is_late_and_what_is_at_hand_beside_it_is_not() -> None:
     assert schedule.next("w", 1) == "a" and schedule.ahead("w", 1) is None
     with pytest.raises(Exhausted, match=r"late 2 times \(on w, w\)"):
         schedule.late("w", "a")
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_late_first_item_is_next_where_order_matters_though_nobody_is_free(in_order: bool) -> None:
+    """Everybody has something at hand until nothing waits. Its own worker is not given it again."""
+    schedule = Schedule(list("abcdefghi"), attempts=2, in_order=in_order)
+    assert [schedule.next("w0", 0), schedule.next("w1", 0), schedule.ahead("w0", 0)] == list("abc")
+    assert schedule.complete("w1", 1) and schedule.next("w1", 1) == "d"
+    assert schedule.ahead("w1", 1) == "e"
+    assert schedule.complete("w0", 2, "c") and schedule.complete("w1", 2, "d")  # a is overtaken
+    assert schedule.ahead("w0", 5) == "f"
+    assert schedule.ahead("w1", 5) == ("a" if in_order else "g")
+    assert schedule.complete("w1", 6, "e")
+    assert schedule.ahead("w1", 6) == ("g" if in_order else "h")
 
 
 @dataclass
