@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,6 +98,11 @@ class Trajectories:
     step_ess: Tensor | None = None  # [S, B] float64, the same at each step that chooses, from t = T down
     each: Tensor | None = None  # [B, R] float64, what each of R rewards said of x_0, unweighted; NaN: not known
     choices: Tensor | None = None  # [B, 2, K] float64, what it would be at other alphas (`search.choices`)
+
+    def on_host(self) -> Trajectories:
+        """The same, in the host's memory."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: value.cpu() for name, value in values.items() if hasattr(value, "cpu")})
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """The E-step on the cluster: chunks of trajectories are searched, and fresh samples are drawn for evaluations.
 
     rounds.py ── chunks ──> Dispatcher (dispatch.py) ── asks who does what next ──> Schedule (schedule.py), pure
-                               │        ▲
+                               │        ▲            └─ what is in flight ──> Calls (calls.py), pure
            chunk, policy's     │        │ Reply: scores, process, events (process.py)
            version             ▼        │ table: its reference; rows stay in the object store
                             search worker (worker.py), an actor per model ── samples ──> reward/
-                               │        ▲
+                               │        ▲   one chunk is computed (one_at_a_time.py) while another one is stored
            writes a shard      │        │ policy: of the mailbox, else of the run directory
+           (chunk_shard.py)    │        │
                                ▼        │ last round's samples (starts.py), for a warm start
                             run directory
 

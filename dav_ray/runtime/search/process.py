@@ -34,13 +34,13 @@ class Process:
 class Reply:
     """What a search worker returns beside its table. result: a `SearchedChunk`, or the seconds of an evaluation;
     halvings: how often all batches of its networks were halved, for want of memory outside of them; events: (name,
-    fields) of what happened meanwhile; waited_s: seconds in which it waited for rewards."""
+    fields) of what happened meanwhile; computed_s: seconds of it in which the worker computed for it."""
 
     result: Any
     process: Process
     halvings: int = 0
     events: tuple[tuple[str, dict[str, Any]], ...] = ()
-    waited_s: float = 0.0
+    computed_s: float = 0.0
 
 
 def memory_kills() -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import ray
@@ -12,12 +12,11 @@ from ray import exceptions
 
 from dav_ray.config.schema import Config
 from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
-from dav_ray.run_dir.manifest_record import Shard
-from dav_ray.run_dir.reward_columns import PREFIX, shown
-from dav_ray.run_dir.tracebacks import innermost
-from dav_ray.runtime.accepted import ChunkScores, SearchedChunk
+from dav_ray.runtime.accepted import SearchedChunk
 from dav_ray.runtime.cluster.device import given_device
-from dav_ray.runtime.cluster.failures import TRACE
+from dav_ray.runtime.search.chunk_shard import store
+from dav_ray.runtime.search.evidence import quarantined
+from dav_ray.runtime.search.one_at_a_time import OneAtATime
 from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.runtime.spent import Meter, Spent
 from dav_ray.types import Chunk, EvaluationChunk, Trajectories
@@ -45,9 +44,9 @@ class WorkerSpec:
 
 
 class SearchActor:
-    def __init__(self, spec: WorkerSpec) -> None:
-        import torch
+    """Two calls may be made at a time: one computes, while the other stores what it found."""
 
+    def __init__(self, spec: WorkerSpec) -> None:
         from dav_ray.config.build import for_search
         from dav_ray.diffusion.device import keep_freed_memory, keep_to_share
         from dav_ray.redact import learn
@@ -63,14 +62,14 @@ class SearchActor:
         learn(spec.secrets)
         here = ray.get_runtime_context()
         self._process = Process.begin(here.get_node_id(), here.get_worker_id())
-        self._halvings = 0
-        torch.set_num_threads(spec.config.roles.search.threads)
-        config = spec.config
+        self._halvings, self._computing = 0, OneAtATime()
+        self._spec, config = spec, spec.config
+        self._set_threads()
         on_path(config.modules)
         device = given_device()
         if device == "cuda":
             keep_to_share(config.roles.search.gpus)
-        self._spec, self._version, self._device = spec, 0, device
+        self._version, self._device = 0, device
         self._storage = open_storage(spec.run_dir)
         self._meter = Meter(device)
         self._events: list[tuple[str, dict[str, Any]]] = []  # of the chunk in hand
@@ -88,57 +87,58 @@ class SearchActor:
         self._initial = _copy_weights(self._diffusion)
 
     def ready(self, run_dir: str) -> Process:
-        """Which process this is, once the model stands and the run directory is reachable."""
+        """Which process this is, once the model stands and has nothing to do, and the run directory is reachable."""
         from dav_ray.run_dir.marker import check_marker
         from dav_ray.run_dir.storage.uri import open_storage
 
         check_marker(open_storage(run_dir), self._process.node)
-        return self._process.now()
+        with self._turn():  # a call may go on whose answer a broken connection has lost
+            return self._process.now()
 
     @ray.method(num_returns=2)
     def search(self, chunk: Chunk, halvings: int = 0) -> tuple[Any, Reply]:
         """Search a chunk and write its shard: (table, reply with a SearchedChunk). It is accepted once the driver
         commits it. halvings: how often the networks' batches are halved at least, as memory ran out before."""
         from dav_ray.diffusion.device import peak_memory_gb
-        from dav_ray.run_dir import shards
 
-        sent = self._rewards.sent_bytes
-        self._meter.start()
-        found, events = self._work(lambda: self._find(chunk), chunk, halvings)
-        table = shards.to_table(chunk, found, self._alphabet, self._scorer.names)
-        data, sha256 = shards.encode(table)
-        path = shards.shard_path(chunk.round, chunk.index, sha256)
-        self._storage.write(path, data)
-        weights = None if found.log_weight is None else tuple(found.log_weight.tolist())
-        scores = ChunkScores(
-            chunk.trajectories,
-            chunk.conditions,
-            tuple(found.reward.tolist()),
-            weights,
-            tuple(found.ess.tolist()),
-            found.cost.network / table.num_rows,
-            {name: tuple(table.column(f"{PREFIX}{name}").to_pylist()) for name in shown(self._scorer.names)},
-            None if found.choices is None else tuple(map(tuple, found.choices.mean(0).tolist())),
-        )
-        shard = Shard(path, sha256, chunk.index, table.num_rows, chunk.policy_version)
-        sent, missed = self._rewards.sent_bytes - sent, self._rewards.deviations()
-        spent = self._meter.read()
-        searched = SearchedChunk(shard, scores, found.cost, spent, peak_memory_gb(), sent, missed)
-        return table, self._reply(searched, spent, events)
+        with self._turn():
+            sent = self._rewards.sent_bytes
+            found, spent, reply = self._work(lambda: self._find(chunk).on_host(), chunk, halvings)
+            sent, missed, peak_gb = self._rewards.sent_bytes - sent, self._rewards.deviations(), peak_memory_gb()
+        table, shard, scores = store(self._storage, chunk, found, self._alphabet, self._scorer.names)
+        searched = SearchedChunk(shard, scores, found.cost, spent, peak_gb, sent, missed)
+        return table, replace(reply, result=searched)
 
     @ray.method(num_returns=2)
     def evaluate(self, chunk: EvaluationChunk, halvings: int = 0) -> tuple[Any, Reply]:
         """Fresh samples without search and their measures: (table, reply with the seconds it took)."""
+        with self._turn():
+            table, spent, reply = self._work(lambda: self._measure(chunk), chunk, halvings)
+        return table, replace(reply, result=spent.seconds)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """This call computes, and no other one. Raises Stopped where it is not wanted any more."""
+        with self._computing.turn(ray.get_runtime_context().is_canceled):
+            self._set_threads()
+            yield
+
+    def _set_threads(self) -> None:
+        """Of torch: for the thread that says it, and for those that it starts."""
+        import torch
+
+        torch.set_num_threads(self._spec.config.roles.search.threads)
+
+    def _work(
+        self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int
+    ) -> tuple[Found, Spent, Reply]:
+        """What `work` finds, what it took, and the reply that is to have the result."""
         self._meter.start()
-        table, events = self._work(lambda: self._measure(chunk), chunk, halvings)
-        spent = self._meter.read()
-        return table, self._reply(spent.seconds, spent, events)
+        found, events = self._found(work, chunk, halvings)
+        spent, told = self._meter.read(), (*events, *self._rewards.events())
+        return found, spent, Reply(None, self._process.now(), self._halvings, told, spent.seconds - spent.waited_s)
 
-    def _reply(self, result: Any, spent: Spent, events: Events) -> Reply:
-        told = (*events, *self._rewards.events())
-        return Reply(result, self._process.now(), self._halvings, told, spent.waited_s)
-
-    def _work(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
+    def _found(self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int) -> tuple[Found, Events]:
         """What `work` finds with the policy that the chunk names; less at once where memory does not suffice. Evidence
         is kept of data that fails."""
         import torch
@@ -155,7 +155,7 @@ class SearchActor:
         except Exception as error:
             if isinstance(error, DavRayError) and not isinstance(error, DataError):
                 raise
-            raise self._quarantined(chunk, error) from error
+            raise quarantined(self._storage, chunk, error, self._name(), self._process) from error
 
     def _within_memory(
         self, work: Callable[[], Found], chunk: Chunk | EvaluationChunk, halvings: int
@@ -211,25 +211,6 @@ class SearchActor:
 
         words = f"chunk {chunk.name} on {self._name()}: one state at a time does not fit in memory"
         return RunError("search", f"{words}, with {memory_in_words()} taken ({cause})")
-
-    def _quarantined(self, chunk: Chunk | EvaluationChunk, error: Exception) -> DataError:
-        from dav_ray.run_dir.quarantine import Scene, keep
-        from dav_ray.runtime.cluster.versions import library_versions
-
-        name = type(error).__name__
-        fault = error
-        trace = "".join(traceback.format_exception(error))
-        if not isinstance(fault, DataError):
-            words = f"chunk {chunk.name} on {self._name()}: {name}: {error} ({innermost(error)})"
-            fault = DataError("search", words, name)
-            fault.trace = trace[-TRACE:]
-        try:
-            scene = Scene(self._name(), self._process.node, self._process.pid, trace, library_versions())
-            return keep(self._storage, chunk, fault, scene)
-        except (OSError, DavRayError) as unkept:
-            bare = DataError(fault.role, f"{fault.words}; evidence could not be kept: {unkept}", fault.what, fault.rows)
-            bare.trace = fault.trace
-            return bare
 
     def _name(self) -> str:
         return ray.get_runtime_context().get_actor_name() or "a search worker"

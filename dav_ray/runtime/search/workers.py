@@ -28,6 +28,7 @@ from dav_ray.runtime.cluster.nodes import log_place
 from dav_ray.runtime.cluster.placement import actor_options
 from dav_ray.runtime.cluster.ray_private import actor_record, ended_for_memory
 from dav_ray.runtime.reward.fleet import FLEET, client_timeout
+from dav_ray.runtime.search.calls import AT_ONCE
 from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.runtime.search.worker import SearchActor, WorkerSpec
 from dav_ray.runtime.train.ranks import MAILBOX
@@ -45,7 +46,7 @@ def search_team(
 
     def build(name: str) -> Any:
         builds[name] += 1  # the name of an actor that was killed is not free at once
-        options = actor_options(role, f"{name}-{builds[name]}", namespace)
+        options = actor_options(role, f"{name}-{builds[name]}", namespace) | {"max_concurrency": AT_ONCE}
         return ray.remote(SearchActor).options(**options).remote(spec)
 
     names = [f"search-{i}" for i in range(role.replicas)]

@@ -17,6 +17,7 @@ from dav_ray.run_dir.manifest import ManifestStore
 from dav_ray.run_dir.manifest_record import Shard, buffer_folder
 from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.uri import open_storage
+from dav_ray.runtime.search.calls import AT_ONCE
 from dav_ray.runtime.search.dispatch import Dispatcher, Done
 from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.runtime.search.workers import SearchTeam
@@ -51,10 +52,10 @@ class Item:
 
 
 class Sleepers:
-    """Any number of workers that sleep, for half to one and a half of `pace` seconds."""
+    """So many workers that sleep, for half to one and a half of `pace` seconds, each for one item at a time."""
 
-    def __init__(self, pace: float) -> None:
-        self._pace = pace
+    def __init__(self, pace: float, workers: int) -> None:
+        self._pace, self._awake = pace, asyncio.Semaphore(workers)
         here = ray.get_runtime_context()
         self._process = Process.begin(here.get_node_id(), here.get_worker_id())
 
@@ -63,7 +64,8 @@ class Sleepers:
 
     @ray.method(num_returns=2)
     async def search(self, item: Item, halvings: int) -> tuple[None, Reply]:
-        await asyncio.sleep(self._pace * (0.5 + random.random()))
+        async with self._awake:
+            await asyncio.sleep(self._pace * (0.5 + random.random()))
         sha256 = hashlib.sha256(item.name.encode()).hexdigest()
         path = f"{buffer_folder(1)}/chunk-{item.index:05d}-{sha256}.parquet"
         return None, Reply(Shard(path, sha256, item.index, 1, 0), self._process)
@@ -81,8 +83,8 @@ def measure(options: Options, offered: float, workers: int = WORKERS, chunks: in
     store = ManifestStore(storage)
     log = RunLog(storage, store.open("sleeping", {}).epoch, None)
     with ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False):
-        sleepers = ray.remote(Sleepers).options(num_cpus=0, max_concurrency=workers)
-        held = [sleepers.remote(workers / offered) for _ in range(PROCESSES)]
+        sleepers = ray.remote(Sleepers).options(num_cpus=0, max_concurrency=AT_ONCE * workers)
+        held = [sleepers.remote(workers / offered, workers // PROCESSES) for _ in range(PROCESSES)]
         names = [f"search-{number}" for number in range(workers)]
         role = PoolRole(replicas=workers)
         team = SearchTeam(names, lambda name: held[int(name[7:]) % PROCESSES], role, place, log)

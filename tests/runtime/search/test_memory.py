@@ -6,9 +6,7 @@ import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,13 @@ import ray
 import torch
 from torch import Tensor, nn
 
-from dav_ray.config.schema import Config
 from dav_ray.diffusion.base import NoRoom, Room
 from dav_ray.errors import RunError
-from dav_ray.run_dir.marker import write_marker
-from dav_ray.run_dir.storage.uri import open_storage
-from dav_ray.runtime.reward.fleet import FLEET, FleetStart, reward_specs, start_fleet
 from dav_ray.runtime.search.dispatch import Dispatcher
 from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.runtime.search.worker import SearchActor, WorkerSpec
-from dav_ray.types import Chunk
 from tests.runtime.search.test_dispatch import Item, Round, Sleeper, team_of
+from tests.support.bench import Bench, bench_in
 from tests.support.clusters import local_ray
 from tests.support.runs import events, finish, masked_recipe
 
@@ -151,45 +145,14 @@ class Tight(SearchActor):
         return self._process
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A fleet of rewards, and what search workers are built from."""
-
-    spec: WorkerSpec
-
-    def worker(self, rows: int) -> Any:
-        return ray.remote(Tight).options(name=f"tight-{uuid.uuid4().hex}", num_cpus=0).remote(self.spec, rows)
-
-    def chunk(self, index: int = 0) -> Chunk:
-        return Chunk(7, 1, index, 0, tuple(range(4 * index, 4 * index + 4)), ("", "fixed=3:TATA") * 2)
+def tight(bench: Bench, rows: int) -> Any:
+    return bench.worker(Tight, rows)
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    from dav_ray.diffusion.masked.alphabet import Alphabet
-    from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
-    from dav_ray.diffusion.masked.files import Settings, write
-
-    folder = tmp_path_factory.mktemp("memory")
-    torch.manual_seed(0)
-    write(folder / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), 24, 0, False))
-    search = {"candidates": 3, "alpha": 0.02, "gradient": True, "steps": 5, "trajectories": 8, "chunk": 4}
-    config = Config.model_validate(
-        {
-            "model": {"kind": "masked", "path": str(folder / "model")},
-            "prompts": [""],
-            "reward": {"kind": "gc_content"},
-            "search": search,
-            "mstep": {"lora": {"targets": ["convs"]}},
-            "roles": {"reward": {"cpus": 0}},
-        }
-    )
-    run_dir, namespace = str(folder / "run"), uuid.uuid4().hex
-    write_marker(open_storage(run_dir))
-    with local_ray(num_cpus=3):
-        fleet = start_fleet(reward_specs(config, namespace), run_dir, namespace)
-        FleetStart(fleet, config).wait()
-        yield Bench(WorkerSpec(config, run_dir, namespace, FLEET, 100.0, "no mailbox"))
+    with bench_in(tmp_path_factory.mktemp("memory")) as found:
+        yield found
 
 
 def same(one: pa.Table, other: pa.Table) -> None:
@@ -206,10 +169,10 @@ def same(one: pa.Table, other: pa.Table) -> None:
 @pytest.mark.slow
 def test_a_search_that_runs_out_of_memory_goes_on_in_pieces(bench: Bench, tmp_path: Path) -> None:
     """Its worker lives, its tables are those of one that has the room, and it stays with the smaller pieces."""
-    roomy, tight = bench.worker(100), bench.worker(1)
+    roomy, narrow = tight(bench, 100), tight(bench, 1)
     whole = [ray.get(roomy.search.remote(bench.chunk(index))[0]) for index in (0, 1)]
     found: dict[int, Any] = {}
-    team = team_of({"tight": tight}, tmp_path)
+    team = team_of({"tight": narrow}, tmp_path)
     dispatcher = Dispatcher(team, team.log)
     keep = lambda done: found.update({chunk.index: ray.get(table) for chunk, table, _ in done})  # noqa: E731
     dispatcher.run("search", [bench.chunk(0), bench.chunk(1)], keep)
@@ -223,17 +186,17 @@ def test_a_search_that_runs_out_of_memory_goes_on_in_pieces(bench: Bench, tmp_pa
     ]
     assert told[0]["cause"] == "OutOfMemoryError: Tried to allocate room for 4 rows"
     assert told[0]["took"].endswith("GB of the host")
-    answers = ray.get([worker.search.remote(bench.chunk())[1] for worker in (roomy, tight)])
+    answers = ray.get([worker.search.remote(bench.chunk())[1] for worker in (roomy, narrow)])
     assert [answer.halvings for answer in answers] == [0, 0] and answers[1].events == ()
 
 
 @pytest.mark.slow
 def test_a_new_life_begins_with_the_pieces_that_it_is_told(bench: Bench) -> None:
     """Twelve candidates at once: three after two halvings, whatever search.micro_batch is."""
-    table, answer = bench.worker(3).search.remote(bench.chunk(), 2)
+    table, answer = tight(bench, 3).search.remote(bench.chunk(), 2)
     told: Reply = ray.get(answer)
     assert (told.halvings, told.events) == (2, ())
-    same(ray.get(table), ray.get(bench.worker(100).search.remote(bench.chunk())[0]))
+    same(ray.get(table), ray.get(tight(bench, 100).search.remote(bench.chunk())[0]))
 
 
 @pytest.mark.slow
@@ -243,9 +206,9 @@ def test_one_state_that_does_not_fit_ends_the_run(bench: Bench) -> None:
         r"host taken \(OutOfMemoryError: Tried to allocate room for 1 rows\)"
     )
     with pytest.raises(RunError, match=words):
-        ray.get(bench.worker(0).search.remote(bench.chunk())[1])
+        ray.get(tight(bench, 0).search.remote(bench.chunk())[1])
     with pytest.raises(RunError, match=r"one state at a time .* \(it ended workers\)"):
-        ray.get(bench.worker(100).search.remote(bench.chunk(), 9)[1])
+        ray.get(tight(bench, 100).search.remote(bench.chunk(), 9)[1])
 
 
 NARROW = """
