@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import ray
 from ray import exceptions
 
+from dav_ray.config.figures import precision
 from dav_ray.config.schema import Config
 from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
 from dav_ray.run_dir.manifest_record import Shard
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 Events = tuple[tuple[str, dict[str, Any]], ...]
+
+NODE_GROUP = "ray.io/node-group"  # Ray's label: the kind of node, as the cluster's file names it
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class SearchActor:
             keep_to_share(config.roles.search.gpus)
         self._spec, self._version, self._device = spec, 0, device
         self._storage = open_storage(spec.run_dir)
-        self._meter = Meter(device)
+        self._meter = Meter(device, precision(config), str(here.get_node_labels().get(NODE_GROUP, "")))
         self._events: list[tuple[str, dict[str, Any]]] = []  # of the chunk in hand
         self._diffusion = self._with_rooms(for_search(config, device=device))
         if config.init.run is not None:
