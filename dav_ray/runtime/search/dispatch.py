@@ -208,7 +208,7 @@ class Dispatcher:
         return reply
 
     def _stop(self, ref: Any, entry: _Running) -> None:
-        """Tell a worker to end what another one has done. It asks for that about twice a second."""
+        """Tell a worker to end what another one has done. It asks for that about twice a second, or at every step."""
         if entry.stopped:
             return
         entry.stopped = True

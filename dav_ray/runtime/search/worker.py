@@ -241,7 +241,8 @@ class SearchActor:
         from dav_ray.evaluation.measure import Judges, measure
 
         self._judges = self._judges or Judges.build(self._spec.config, self._device)
-        return measure(self._diffusion, self._scorer.of(chunk.name, self._meter.waiting), self._judges, chunk)
+        scorer, stop = self._scorer.of(chunk.name, self._meter.waiting), ray.get_runtime_context().is_canceled
+        return measure(self._diffusion, scorer, self._judges, chunk, stop)
 
     def _find(self, chunk: Chunk) -> Trajectories:
         from dav_ray.search.turns import Turns, in_turns, join
