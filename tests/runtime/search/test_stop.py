@@ -70,7 +70,7 @@ def test_the_loser_of_a_doubled_evaluation_ends_within_a_step(tmp_path: Path) ->
             name: ray.remote(kind).options(num_cpus=0, max_restarts=-1).remote(spec)
             for name, kind in {"fast": SearchActor, "slow": Slow}.items()
         }
-        alone = [ray.get(workers["fast"].evaluate.remote(chunk)[0]) for chunk in chunks]
+        alone: list[Any] = [ray.get(workers["fast"].evaluate.remote(chunk)[0]) for chunk in chunks]
         team = team_of(workers, tmp_path / "run")
         found = Dispatcher(team, team.log).gather(chunks)
         began = time.monotonic()
