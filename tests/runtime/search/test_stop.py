@@ -26,7 +26,7 @@ from tests.runtime.search.test_dispatch import Round, team_of
 from tests.support.clusters import local_ray
 from tests.support.deadlines import stretched
 
-STEPS, PAUSE_S = 100, 0.6
+STEPS, PAUSE_S = 100, 2.0
 
 
 class Drowsy(nn.Module):
@@ -48,7 +48,7 @@ class Slow(SearchActor):
 
 @pytest.mark.slow
 def test_the_loser_of_a_doubled_evaluation_ends_within_a_step(tmp_path: Path) -> None:
-    """It would take a minute. The table is that of one worker alone, and nobody takes the other one for lost."""
+    """It would take three minutes. The table is that of one worker alone, and nobody takes the other one for lost."""
     torch.manual_seed(0)
     write(tmp_path / "model", DilatedCNN(5, 8, 1, 5), Settings(Alphabet.of("dna"), 24, 0, False))
     config = Config.model_validate(
