@@ -135,7 +135,7 @@ class Transient(Exception):
 
 
 class Stopped(DavRayError):
-    """Nobody wants what was being searched any more: another worker has found it."""
+    """Nobody wants what was being searched or evaluated any more: another worker has done it."""
 
 
 class StaleEpoch(RunError):

@@ -1,4 +1,5 @@
-"""What a plan's counts come to in floating-point operations and bytes, for models whose configurations are at hand.
+"""What counts, planned or spent, come to in floating-point operations and bytes, for models whose configurations are at
+hand.
 
     network    (evaluations + reference + with backward) x passes x operations of a pass
     decoding   (decoded samples + with backward) x operations of a decoding
@@ -12,11 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dav_ray.config.families.base import Flops
 from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
 from dav_ray.rewards.registry import WANTS, fact
 from dav_ray.search.facts import Spent
+from dav_ray.types import Cost
 
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 
@@ -38,14 +39,46 @@ class Figures:
         return f"{shown(self.network)}FLOP of the network{decoding}"
 
 
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations. evaluation: of one guided prediction; decoding: of one sample, None where it is not
+    known."""
+
+    evaluation: float
+    decoding: float | None
+
+    def network(self, spent: Spent | Cost) -> float:
+        return self.evaluation * (spent.network + spent.reference + spent.backward)
+
+    def decoded(self, spent: Spent | Cost) -> float | None:
+        return None if self.decoding is None else self.decoding * (spent.reward + spent.backward)
+
+    def of(self, cost: Cost) -> float | None:
+        """All that was done for this; None where a part of it is not known."""
+        decoded = self.decoded(cost)
+        return None if decoded is None else self.network(cost) + decoded
+
+
+def work(config: Config) -> Work | None:
+    """Of the configured model; None where nothing is known of its networks."""
+    family = family_of(config.model)
+    each = family.flops(config)
+    return None if each is None else Work(each.network * family.passes(config), each.decoder)
+
+
+def precision(config: Config) -> str:
+    """In which the search's network computes: float32, bfloat16 or float16."""
+    weights = config.model.dtype if config.mstep.parameters == "lora" else "float32"
+    return weights if config.search.precision == "float32" else config.search.precision
+
+
 def figures(config: Config, spent: Spent) -> Figures:
     """At most: candidates that are equal may be evaluated once."""
-    family = family_of(config.model)
-    work, size = family.flops(config), family.sample_bytes(config)
+    each, size = work(config), family_of(config.model).sample_bytes(config)
     sent = None if size is None else spent.reward * size * len(config.pooled) * _share_sent(config)
-    if work is None:
+    if each is None:
         return Figures(None, None, sent)
-    return Figures(_network(work, spent, family.passes(config)), _decoding(work, spent), sent)
+    return Figures(each.network(spent), each.decoded(spent), sent)
 
 
 def shown(value: float, digits: int = 4) -> str:
@@ -60,11 +93,3 @@ def _share_sent(config: Config) -> float:
     """Of the bytes of float32 images: a quarter where all rewards are known to want pixels."""
     pixels = not config.search.gradient and all(fact(reward.kind, WANTS) == "uint8" for reward in config.reward)
     return 0.25 if pixels else 1.0
-
-
-def _network(work: Flops, spent: Spent, passes: int) -> float:
-    return work.network * passes * (spent.network + spent.reference + spent.backward)
-
-
-def _decoding(work: Flops, spent: Spent) -> float | None:
-    return None if work.decoder is None else work.decoder * (spent.reward + spent.backward)

@@ -9,7 +9,7 @@ from math import ceil
 
 from dav_ray.config.batches import too_few_chunks
 from dav_ray.config.families.table import family_of
-from dav_ray.config.figures import Figures, figures, shown
+from dav_ray.config.figures import Figures, figures, precision, shown
 from dav_ray.config.partition import spans, training_groups
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.roles import PoolRole, Role
@@ -68,7 +68,9 @@ def plan(config: Config) -> Plan:
 
 def _plan(config: Config, spent: Spent, later: Plan | None = None) -> Plan:
     search = config.search
-    again = spent.reference if _half(config) else 0  # what is held against the pretrained model is taken in float32
+    again = (
+        spent.reference if precision(config) != "float32" else 0
+    )  # what is held against the pretrained model is taken in float32
     return Plan(
         roles=_needs(config),
         evaluations=spent.network + again,
@@ -187,12 +189,6 @@ def fitted_steps(config: Config) -> int:
 def _fitted(config: Config) -> str:
     some = fitted_steps(config) < config.search.steps
     return f" ({fitted_steps(config)} of {config.search.steps} of each trajectory)" if some else ""
-
-
-def _half(config: Config) -> bool:
-    """Whether the search computes in half precision."""
-    weights = config.model.dtype if config.mstep.parameters == "lora" else "float32"
-    return weights != "float32" or config.search.precision != "float32"
 
 
 def _skipped(search: Search) -> list[tuple[str, str]]:

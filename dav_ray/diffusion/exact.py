@@ -35,8 +35,12 @@ def rounds(network: nn.Module) -> bool:
     """Whether weights are held in half precision, or a GPU may shorten the factors of float32 products (TF32)."""
     if any(parameter.dtype in HALF for parameter in network.parameters()):
         return True
-    on_gpu = any(parameter.is_cuda for parameter in network.parameters())
-    return on_gpu and any(library.allow_tf32 for library in _libraries())
+    return any(parameter.is_cuda for parameter in network.parameters()) and tf32_allowed()
+
+
+def tf32_allowed() -> bool:
+    """Whether this process lets a GPU shorten the factors of some float32 products."""
+    return any(library.allow_tf32 for library in _libraries())
 
 
 @contextlib.contextmanager

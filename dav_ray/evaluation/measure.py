@@ -6,7 +6,7 @@ the KL to the pretrained model along the sampled path: KL(p_theta(tau) || p_thet
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dav_ray.config.partition import spans
 from dav_ray.config.schema import Config
+from dav_ray.errors import Stopped
 from dav_ray.evaluation.base import Features, SampleKind, finite
 from dav_ray.evaluation.kinds import sample_kind
 from dav_ray.run_dir import reward_columns, shards
@@ -79,31 +80,44 @@ def evaluation_chunks(
     return chunks
 
 
-def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: EvaluationChunk) -> pa.Table:
+def measure(
+    diffusion: Diffusion,
+    scorer: Scorer,
+    judges: Judges,
+    chunk: EvaluationChunk,
+    stop: Callable[[], bool] = lambda: False,
+) -> pa.Table:
     """One row per sample: sample, seed, condition, reward, reward/<name> (of several rewards), kl (or null), the
-    columns of its kind, heldout/<name>, features (where they are measured)."""
+    columns of its kind, heldout/<name>, features (where they are measured).
+
+    Raises Stopped once stop() says so, which is asked at every step, and before each thing that is asked about samples.
+    """
     import torch
 
-    from dav_ray.diffusion.noise import PipelineNoise
-    from dav_ray.diffusion.sampling import ancestral
     from dav_ray.rewards.base import Asked, Calls, check
 
-    path = _PathKL(diffusion, chunk.conditions) if chunk.kl else None
-    states = ancestral(diffusion, chunk.conditions, PipelineNoise(chunk.seeds), path)
-    samples = diffusion.decode(states[-1], chunk.conditions)
+    def go_on() -> None:
+        if stop():
+            raise Stopped
+
+    x_0, kl = _drawn(diffusion, chunk, go_on)
+    samples = diffusion.decode(x_0, chunk.conditions)
+    go_on()
     num = len(chunk.conditions)
     total, each = scorer.score_each(samples, chunk.conditions)
+    go_on()
     columns: dict[str, Any] = {
         "sample": pa.array(chunk.samples, pa.int64()),
         "seed": pa.array(chunk.seeds, pa.int64()),
         "condition": pa.array(chunk.conditions, pa.string()),
         "reward": pa.array(total.numpy(), pa.float64()),
         **reward_columns.columns(scorer.names, each.numpy()),
-        "kl": pa.array([None] * num if path is None else path.total.tolist(), pa.float64()),
+        "kl": pa.array([None] * num if kl is None else kl.tolist(), pa.float64()),
         **judges.kind.columns(diffusion, samples, chunk),
     }
     shown = samples.cpu().numpy()  # images float32, tokens int64
     for name, reward in judges.heldout:
+        go_on()
         scored = Calls(reward, retry_s=judges.retry_s)(shown, chunk.conditions, False)
         asked = Asked(shown, chunk.conditions, (name,), (scored,))
         values = check(scored, num, reward=name, chunk=chunk.name, asked=asked)
@@ -115,6 +129,23 @@ def measure(diffusion: Diffusion, scorer: Scorer, judges: Judges, chunk: Evaluat
         fields.append(shards.tensor_field("features", features))
         columns["features"] = shards.tensor_column(features)
     return pa.Table.from_arrays([*columns.values()], schema=pa.schema(fields))
+
+
+def _drawn(diffusion: Diffusion, chunk: EvaluationChunk, go_on: Callable[[], None]) -> tuple[Tensor, Tensor | None]:
+    """x_0 of plain samples [N, *event], and the KL of their paths [N] where it is measured. go_on(): called at every
+    step."""
+    from dav_ray.diffusion.noise import PipelineNoise
+    from dav_ray.diffusion.sampling import ancestral
+
+    path = _PathKL(diffusion, chunk.conditions) if chunk.kl else None
+
+    def observe(x_t: Tensor, t: int, kernel: Kernel) -> None:
+        go_on()
+        if path is not None:
+            path(x_t, t, kernel)
+
+    states = ancestral(diffusion, chunk.conditions, PipelineNoise(chunk.seeds), observe)
+    return states[-1], None if path is None else path.total
 
 
 def summarise(table: pa.Table, kind: SampleKind) -> dict[str, float]:

@@ -87,7 +87,7 @@ class Tally:
         self.cost, self.memory_gb = self.cost + found.cost, max(self.memory_gb, found.memory_gb)
         self.sent += found.reward_bytes
         self.missed |= {name: max(gap, self.missed.get(name, 0.0)) for name, gap in found.deviations.items()}
-        self.ledger.add(found.spent)
+        self.ledger.add(found.spent, found.cost)
 
     def of_rewards(self, searched: int) -> dict[str, float]:
         """Metrics; searched: accepted samples."""

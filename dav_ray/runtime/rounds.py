@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from ray import exceptions
 
+from dav_ray.config.figures import work
 from dav_ray.config.partition import round_prompts, spans
 from dav_ray.config.plan import costs
 from dav_ray.config.schema import Config
@@ -57,7 +58,7 @@ class Rounds:
         self._dispatcher = Dispatcher(actors.team, log)
         self._fleet, self._nodes = FleetView(actors.fleet, log), Nodes(log)
         self._job = TrainJob(config, actors.ranks, log, self._reload)
-        self._prompts, self._kind = config.prompts, sample_kind(config)
+        self._prompts, self._kind, self._work = config.prompts, sample_kind(config), work(config)
         self._accepted: dict[int, dict[int, Accepted]] = {}  # round -> index -> chunk, of rounds that are not closed
         self._lost: dict[int, dict[int, Shard]] = {}  # the same of committed shards that can't be read any more
         self._searched: set[int] = set()  # rounds, by this driver
@@ -100,7 +101,7 @@ class Rounds:
         self._fleet.flush()
         seconds, searched = time.monotonic() - start, sum(len(chunk.trajectories) for chunk in open_chunks)
         values = search_metrics(self._in_order(round), tally.cost, seconds, searched)
-        values |= self._busy_shares(busy, seconds) | tally.ledger.metrics() | self._fleet.deviations()
+        values |= self._busy_shares(busy, seconds) | tally.ledger.metrics(self._work) | self._fleet.deviations()
         values |= tally.of_rewards(searched)
         if tally.memory_gb:
             values["memory/search_gb"] = tally.memory_gb

@@ -17,7 +17,12 @@ from jobs.tables import Table
 
 Verdict = tuple[bool, str]  # does it hold, and the numbers
 # TFLOPS that bare, compiled networks are to reach, and of the M-step's transitions
-TARGETS = {"A100": (140.0, 125.0), "H100": (350.0, 300.0), "H200": (350.0, 300.0), "L4": (48.0, 48.0)}
+TARGETS = {
+    "A100-SXM4-80GB": (140.0, 125.0),
+    "H100 80GB HBM3": (350.0, 300.0),
+    "H200": (350.0, 300.0),
+    "L4": (48.0, 48.0),
+}
 GUIDED_TRANSITION = 6 * 0.803  # TFLOP: two passes, forward and twice as much backward
 TRAINING = 87 * 0.85  # TFLOPS that an M-step reaches on an A100
 SAVED_GB, TRANSITIONS = 37.0, 16  # that autograd keeps of a micro-batch of the recipe
@@ -180,7 +185,7 @@ def _checkpointing(measured: Measured) -> Verdict:
 
 
 def _training(measured: Measured) -> Verdict | None:
-    if card(measured.name) != card("A100"):
+    if card(measured.name) != card("A100-SXM4-80GB"):
         return None
     rates = [1000 * GUIDED_TRANSITION / r["ms"] for case, r in measured._record.results("mstep") if r.get("ms")]
     if not rates:

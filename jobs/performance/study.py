@@ -1,12 +1,13 @@
 """What accepted samples and optimizer steps cost, against a plain loop and against the limit of the network alone.
 
-    python jobs/performance [--parts search fit reward rewards switches growth overheads driver]
+    python jobs/performance [--parts search fit reward waiting rewards switches growth overheads driver]
                             [--workloads digits images dna] [--turns 5] [--device cpu|cuda]
                             [--out runs/benchmark] [--write-readme] [--stored]
 
-search: the E-step; fit: the M-step; reward: with a remote reward that is as slow as the network; rewards: samples per
-second on one core; switches: options that are off by default, and what they cost in exactness; growth: by M, T, batch,
-rounds and workers; overheads: what a run costs beside its work; driver: chunks a second with 512 workers that sleep.
+search: the E-step; fit: the M-step; reward: with a remote reward that is as slow as the network; waiting: how much of
+the search's time goes into waiting for a reward that answers late; rewards: samples per second on one core; switches:
+options that are off by default, and what they cost in exactness; growth: by M, T, batch, rounds and workers; overheads:
+what a run costs beside its work; driver: chunks a second with 512 workers that sleep.
 Tables on stdout, as Markdown: medians, with the range of all turns. OUT gets benchmark.json and benchmark.png. With
 `--device cuda` the default is `sd15`: networks of the sizes of Stable Diffusion 1.5 with random weights, in bfloat16.
 `--write-readme` writes tables and figure into the page beside this file, `--stored` measures nothing.
@@ -27,7 +28,7 @@ import torch
 from dav_ray.diffusion.device import keep_freed_memory, quiet
 from jobs.performance.figure import draw
 from jobs.performance.options import Options
-from jobs.performance.parts import driver, fit, growth, overheads, reward, rewards, search, switches
+from jobs.performance.parts import driver, fit, growth, overheads, reward, rewards, search, switches, waiting
 from jobs.performance.workloads import CUDA_NAMES, NAMES
 from jobs.tables import Page, Table, add_page_options
 
@@ -35,6 +36,7 @@ PARTS = {
     "search": search.run,
     "fit": fit.run,
     "reward": reward.run,
+    "waiting": waiting.run,
     "rewards": rewards.run,
     "switches": switches.run,
     "growth": growth.run,

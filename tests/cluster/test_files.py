@@ -27,7 +27,8 @@ METRICS = {  # what a run exports, as Prometheus sees it
         for name in ("search_samples_per_s", "search_reward_wait_share", "mstep_nll", "mstep_kl", "mstep_grad_norm")
     ),
     *(f"ray_dav_{name}" for name in ("time_estep_s", "time_mstep_s", "util", "diversity", "heldout", "round")),
-    *(f"ray_dav_{name}" for name in ("search_decode_share", "chunk_s")),
+    *(f"ray_dav_{name}" for name in ("search_decode_share", "search_tflops", "chunk_s")),
+    *(f"ray_dav_{name}" for name in ("group_chunk_s", "peak_share")),
     *(f"ray_dav_{name}" for name in ("chunks_committed_total", "chunks_outstanding", "workers")),
 }
 

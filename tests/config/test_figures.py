@@ -13,10 +13,11 @@ import pytest
 from dav_ray.config.families.published import SD1, SD2, TEXT_LENGTH
 from dav_ray.config.families.table import family_of
 from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
-from dav_ray.config.figures import Figures, figures, shown
+from dav_ray.config.figures import Figures, figures, precision, shown, work
 from dav_ray.config.plan import plan, render
 from dav_ray.config.recipe.load import load
 from dav_ray.search.facts import Spent
+from dav_ray.types import Cost
 from jobs.gpu_hour import flops
 from tests.support.places import PACKAGE
 
@@ -113,6 +114,32 @@ def test_a_backward_pass_is_one_more_and_each_reward_gets_its_own() -> None:
     assert slopes.network / plain.network == pytest.approx(16 / 12)
     assert slopes.decoding / plain.decoding == pytest.approx(12 / 8)
     assert plain.reward_bytes == slopes.reward_bytes == 8 * 2 * 3 * 32 * 32 * 4
+
+
+def test_what_was_spent_is_counted_as_what_is_planned() -> None:
+    for name in ("digits", "dna"):
+        config = load(name, []).config
+        planned, done = figures(config, Spent(10, backward=4, reference=2, reward=8)), work(config)
+        assert planned.network and planned.decoding is not None and done
+        assert done.of(Cost(10, 4, 2, 8)) == pytest.approx(planned.network + planned.decoding)
+        assert done.of(Cost(20, 8, 4, 16)) == pytest.approx(2 * (planned.network + planned.decoding))
+    assert work(load("sd15", ["model.path=some/model"]).config) is None
+    draft = work(load("sd15", ["model.draft_vae=madebyollin/taesd"]).config)
+    assert draft and draft.of(Cost(10, reward=8)) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "float32"),
+        (["model.dtype=bfloat16"], "bfloat16"),
+        (["search.precision=float16"], "float16"),
+        (["model.dtype=float16", "search.precision=bfloat16"], "bfloat16"),
+        (["model.dtype=bfloat16", "mstep.parameters=full"], "float32"),
+    ],
+)
+def test_the_precision_of_the_searchs_network(words: list[str], expected: str) -> None:
+    assert precision(load("digits", words).config) == expected
 
 
 def test_what_is_sent_follows_what_rewards_want_and_where_they_run() -> None:

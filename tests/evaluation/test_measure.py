@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dav_ray.diffusion.masked.alphabet import Alphabet
 from dav_ray.diffusion.noise import Draws, PipelineNoise
 from dav_ray.diffusion.pipelines.ddim import GaussianKernel
 from dav_ray.diffusion.sampling import ancestral
+from dav_ray.errors import Stopped
 from dav_ray.evaluation.diversity import pairwise_distance
 from dav_ray.evaluation.images import Images
 from dav_ray.evaluation.measure import Judges, evaluation_chunks, measure, one_line, rise, summarise
@@ -194,6 +196,20 @@ def test_a_sample_is_its_seeds_whatever_its_chunk() -> None:
         assert alone.column("image")[0] == whole.column("image")[i]
     images = whole.column("image").to_pylist()
     assert all(a != b for a, b in itertools.combinations(images, 2))
+
+
+@pytest.mark.parametrize(("at", "evaluated", "asked"), [(0, 1, []), (3, 4, []), (8, 8, []), (9, 8, ["reward"])])
+def test_an_evaluation_that_nobody_wants_any_more_ends_within_a_step(at: int, evaluated: int, asked: list[str]) -> None:
+    """Of 8 steps; stop() says so when it is asked for the first time after so many times."""
+    toy, said, seen = Pictures(steps=8, dim=3), iter([*[False] * at, True]), list[str]()
+
+    def bright(samples: Tensor, conditions: Sequence[str]) -> Tensor:
+        seen.append("reward")
+        return Brightness()(samples, conditions)
+
+    with pytest.raises(Stopped):
+        measure(toy, local_scorer([("bright", 1.0, bright)]), JUDGES, replace(CHUNK, kl=False), lambda: next(said))
+    assert toy.cost.network == 3 * evaluated and seen == asked
 
 
 class Words(LinearGaussian):

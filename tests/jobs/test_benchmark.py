@@ -12,7 +12,8 @@ import torch
 from dav_ray.diffusion.device import quiet
 from jobs.performance import limit, study, timing, workloads
 from jobs.performance.options import Options
-from jobs.performance.parts import rewards, search, switches
+from jobs.performance.parts import rewards, search, switches, waiting
+from jobs.performance.timing import Series
 
 TINY = ("search.steps=4", "search.chunk=3", "search.trajectories=3")
 
@@ -121,3 +122,10 @@ def test_the_m_steps_limit_and_ours_are_told_per_transition(tmp_path: Path, caps
     limit, ours = (row["times"][name]["values"][0] for name in ("limit", "ours"))
     assert 0 < limit < 1 and 0 < ours < 1
     assert f"| digits | {row['batch']} | {limit * 1000:.3g} (" in capsys.readouterr().out
+
+
+def test_waiting_is_shown_beside_the_first_row() -> None:
+    first = waiting.Waiting("pool", 1, 0.05, Series((2.0, 4.0, 2.0)), Series((0.5, 0.4, 0.6)))
+    other = waiting.Waiting("pool", 2, 0.05, Series((1.0, 3.0, 2.0)), Series((0.1, 0.2, 0.3)))
+    assert first.row(first) == ("pool", "1", "0.05", "2 (2-4)", "0.5 (0.4-0.6)", "1 (1-1)")
+    assert other.row(first) == ("pool", "2", "0.05", "2 (1-3)", "0.2 (0.1-0.3)", "0.75 (0.5-1)")

@@ -2,7 +2,7 @@
 
     connect.py      from an address to a connection; an embedded Ray for `local` ── its notices ──> notices.py: ray.log
     placement.py    a role's section ──> options of actors and tasks; other_python/: this package in other environments
-    device.py       which torch device Ray gave a process
+    device.py       which torch device Ray gave a process; peaks.py: what known GPUs can do at most
     deadlines.py    waits, limits that users set, how often to look
     nodes.py        where actors are; nodes that join or are lost ──> events
     draining.py     nodes that are to be taken away ──> which workers are to move

@@ -205,7 +205,8 @@ class Dispatcher:
         return reply
 
     def _stop(self, calls: Sequence[tuple[Any, Call]]) -> None:
-        """Tell workers to leave what nobody waits for. They ask for that about twice a second."""
+        """Tell workers to leave what nobody waits for. They ask for that about twice a second, or at
+        every step."""
         for ref, call in calls:
             if not call.stopped:
                 call.stopped = True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import ray
 from ray import exceptions
 
+from dav_ray.config.figures import precision
 from dav_ray.config.schema import Config
 from dav_ray.errors import DataError, DavRayError, DeviceError, RunError
 from dav_ray.runtime.accepted import SearchedChunk
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 Events = tuple[tuple[str, dict[str, Any]], ...]
+
+NODE_GROUP = "ray.io/node-group"  # Ray's label: the kind of node, as the cluster's file names it
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class SearchActor:
             keep_to_share(config.roles.search.gpus)
         self._version, self._device = 0, device
         self._storage = open_storage(spec.run_dir)
-        self._meter = Meter(device)
+        self._meter = Meter(device, precision(config), str(here.get_node_labels().get(NODE_GROUP, "")))
         self._events: list[tuple[str, dict[str, Any]]] = []  # of the chunk in hand
         self._diffusion = self._with_rooms(for_search(config, device=device))
         if config.init.run is not None:
@@ -219,7 +222,8 @@ class SearchActor:
         from dav_ray.evaluation.measure import Judges, measure
 
         self._judges = self._judges or Judges.build(self._spec.config, self._device)
-        return measure(self._diffusion, self._scorer.of(chunk.name, self._meter.waiting), self._judges, chunk)
+        scorer, stop = self._scorer.of(chunk.name, self._meter.waiting), ray.get_runtime_context().is_canceled
+        return measure(self._diffusion, scorer, self._judges, chunk, stop)
 
     def _find(self, chunk: Chunk) -> Trajectories:
         from dav_ray.search.turns import Turns, in_turns, join

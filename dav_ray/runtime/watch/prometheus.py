@@ -24,6 +24,7 @@ RECORDS = {
     "search/samples_per_s": "Accepted samples per second of search.",
     "search/reward_wait_share": "Share of the search workers' time with chunks in which they wait for rewards.",
     "search/decode_share": "Share of the search workers' time with chunks in which they decode samples.",
+    "search/tflops": "TFLOPS of a search worker while it computes, network and decoding, mean over all.",
     "mstep/nll": "Negative log-likelihood per trajectory, in nats.",
     "mstep/kl": "KL to the pretrained model per trajectory, in nats.",
     "mstep/grad_norm": "Gradient norm before clipping, mean over the round.",
@@ -36,7 +37,9 @@ FAMILIES = {  # record's first word -> tag for its last, meaning
         "Each of several rewards of accepted samples, unweighted, mean of the finite ones.",
     ),
     "util": ("role", "Busy share of the role's actors; of search workers, what they compute."),
-    "chunk_s": ("device", "Seconds that a search worker takes for a chunk, mean over those of a kind of device."),
+    "chunk_s": ("device", "Seconds that a search worker takes for a chunk, median by kind of device."),
+    "group_chunk_s": ("group", "Seconds that a search worker takes for a chunk, median by group of nodes."),
+    "peak_share": ("device", "Share of a known GPU's peak that a search worker reaches while it computes."),
     "diversity": ("measure", "Diversity of fresh samples without search."),
     "heldout": ("measure", "Held-out measures of fresh samples without search."),
 }

@@ -62,7 +62,9 @@ def scrape(run: str) -> dict[str, float]:
     for name, tags, value in re.findall(r"^ray_(dav_\w+)\{(.*)\} (\S+)$", text, re.M):
         pairs = dict(re.findall(r'(\w+)="([^"]*)"', tags))
         if pairs.get("run") == run:
-            own = ",".join(f"{key}={pairs[key]}" for key in ("role", "measure", "reward", "device") if key in pairs)
+            own = ",".join(
+                f"{key}={pairs[key]}" for key in ("role", "measure", "reward", "device", "group") if key in pairs
+            )
             series[f"{name}[{own}]" if own else name] = float(value)
     return series
 
@@ -87,6 +89,7 @@ def test_records_events_and_live_numbers_arrive(exported: tuple[RunLog, str]) ->
     log.metrics(3, "search", {"reward/mean": -0.5, "search/log_z": 1.0, "util/search": 0.75, "util/reward": 0.25})
     log.metrics(3, "search", {"reward/blue": 2.0, "reward/infeasible": 1.0})
     log.metrics(3, "search", {"search/reward_wait_share": 0.4, "search/decode_share": 0.3, "chunk_s/NVIDIA_L4": 25.0})
+    log.metrics(3, "search", {"search/tflops": 30.0, "peak_share/NVIDIA_L4": 0.25, "group_chunk_s/l4": 26.0})
     log.metrics(3, "evaluate", {"diversity/unique": 0.9, "heldout/kl": 4.0, "median/reward": 1.0})
     log.live("workers", 4, role="search")
     log.live("chunks_outstanding", 2)
@@ -100,6 +103,9 @@ def test_records_events_and_live_numbers_arrive(exported: tuple[RunLog, str]) ->
         "dav_search_reward_wait_share": 0.4,
         "dav_search_decode_share": 0.3,
         "dav_chunk_s[device=NVIDIA_L4]": 25.0,
+        "dav_search_tflops": 30.0,
+        "dav_peak_share[device=NVIDIA_L4]": 0.25,
+        "dav_group_chunk_s[group=l4]": 26.0,
         "dav_util[role=search]": 0.75,
         "dav_util[role=reward]": 0.25,
         "dav_diversity[measure=unique]": 0.9,
