@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from dav_ray.diffusion.base import Prediction
 from dav_ray.diffusion.noise import Draws
-from dav_ray.diffusion.pipelines.ddim import ContinuousStates, DDIMSchedule, GaussianKernel
+from dav_ray.diffusion.gaussian import ContinuousStates, GaussianKernel
+from dav_ray.diffusion.pipelines.ddim import DDIMSchedule
 from dav_ray.diffusion.policy_network import PolicyNetwork
 
 
