@@ -180,9 +180,7 @@ class GaussianSteps:
             [0.0, *(step.std for step in found)],
         )
         alpha, sigma, kept, carried, std = (torch.tensor(table, dtype=torch.float64).float() for table in tables)
-        return cls(
-            timesteps, levels, (alpha, sigma, kept, carried, std), prediction=prediction, boundary=boundary
-        )
+        return cls(timesteps, levels, (alpha, sigma, kept, carried, std), prediction=prediction, boundary=boundary)
 
     def kernel(self, x_t: Tensor, output: Tensor, t: Tensor) -> tuple[GaussianKernel, Tensor]:
         """Network output [B, *event] at states x_t [B, *event] and steps t [B] -> p(x_{t-1} | x_t) and x0_hat."""

@@ -26,6 +26,9 @@ def recorded(pipe: Any, prompts: Sequence[str], start: Tensor, **words: Any) -> 
     states: list[Tensor] = []
     outputs: list[Tensor] = []
     step = pipe.scheduler.step
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()  # as loaded ones are
 
     def record(output: Tensor, t: Any, sample: Tensor, *rest: Any, **options: Any) -> Any:
         states.append(sample.clone())
@@ -47,8 +50,8 @@ def differences(
     start: Tensor,
     read: Callable[[Tensor], Tensor] = lambda output: output,
 ) -> tuple[float, float, float]:
-    """The largest difference of the guided outputs at the oracle's own states, of the last latents' pictures, and of a
-    whole sample that follows the adapter's steps. The model's steps must draw nothing (eta = 0). read: what the oracle's
+    """The largest difference of the guided outputs at the oracle's own states; of the pictures at the end of the
+    adapter's own steps, which must draw nothing (eta = 0); of the states that they begin with. read: what the oracle's
     output is in the adapter's terms."""
     steps, output = model.steps, 0.0
     x = start

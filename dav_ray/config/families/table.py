@@ -24,13 +24,15 @@ MODELS = Registry(
     "model family",
     {
         "diffusers": Entry(
-            "dav_ray.config.families.stable_diffusion:StableDiffusion", "images: a StableDiffusionPipeline"
+            "dav_ray.config.families.pipelines.stable_diffusion:StableDiffusion", "images: a StableDiffusionPipeline"
         ),
         "masked": Entry("dav_ray.config.families.masked:Masked", "sequences: masked discrete diffusion (MDLM)"),
     },
 )
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
     "StableDiffusionPipeline": MODELS.target("diffusers"),
+    "StableDiffusionXLPipeline": "dav_ray.config.families.pipelines.stable_diffusion_xl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "dav_ray.config.families.pipelines.stable_diffusion_3:StableDiffusion3",
 }
 USUAL = "diffusers"  # where a recipe names no kind
 

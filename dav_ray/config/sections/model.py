@@ -48,6 +48,25 @@ class Model(Section):
         description="diffusers: an AutoencoderTiny (folder or hub id) that decodes early guesses x0_hat; samples are "
         "decoded by the pipeline's own VAE in any case",
     )
+    height: int | None = Field(
+        default=None,
+        ge=8,
+        le=8192,
+        description="diffusers: height of the images in pixels; default: the pipeline's own",
+        exclude_if=lambda value: value is None,
+    )
+    width: int | None = Field(
+        default=None,
+        ge=8,
+        le=8192,
+        description="diffusers: width of the images in pixels; default: the pipeline's own",
+        exclude_if=lambda value: value is None,
+    )
+    negative_prompt: str | None = Field(
+        default=None,
+        description="diffusers: what guidance leads away from; default: as the pipeline does without one",
+        exclude_if=lambda value: value is None,
+    )
     draft_above: float = Field(
         default=0.5, ge=0, le=1, description="diffusers: guesses at steps t > draft_above T are decoded by draft_vae"
     )

@@ -53,7 +53,10 @@ class DDIMSchedule(GaussianSteps):
             std = (shares * variance.clamp_min(0).sqrt()).float()
             return std, (1 - after.float() - std.square()).clamp_min(0).sqrt()
         apply, shares = noise_rules.NOISE_RULES.load(rule), list(reversed(noise_rules.schedule(eta, steps)))
-        levels = [(Level(b**0.5, (1 - b) ** 0.5), Level(n**0.5, (1 - n) ** 0.5)) for b, n in zip(a.tolist(), after.tolist(), strict=True)]
+        levels = [
+            (Level(b**0.5, (1 - b) ** 0.5), Level(n**0.5, (1 - n) ** 0.5))
+            for b, n in zip(a.tolist(), after.tolist(), strict=True)
+        ]
         found = [apply(now, then, share) for (now, then), share in zip(levels[1:], shares, strict=True)]
         std, carried = ([0.0, *(getattr(step, name) for step in found)] for name in ("std", "carried"))
         return torch.tensor(std, dtype=torch.float64).float(), torch.tensor(carried, dtype=torch.float64).float()

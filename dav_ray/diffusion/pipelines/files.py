@@ -53,7 +53,9 @@ def load_pipeline(
         pipe: Any = cls.from_pretrained(there, dtype=DTYPES[dtype], use_safetensors=True, **checked, **options)
     except (OSError, ValueError) as error:  # what the hub's and diffusers' loaders raise; the words are theirs
         raise UserError(_not_loaded(path, error)) from error
-    found = [f"model.path = {path}: can't be searched: {line}" for line in mistakes(_config(pipe.scheduler), schedulers)]
+    found = [
+        f"model.path = {path}: can't be searched: {line}" for line in mistakes(_config(pipe.scheduler), schedulers)
+    ]
     if found:
         raise UserError(found)
     pipe.register_to_config(_name_or_path=path)  # not the cache's folder

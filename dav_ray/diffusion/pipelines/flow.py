@@ -37,8 +37,8 @@ def flow_steps(
 
 
 class FlowModel(LatentModel):
-    """`Diffusion` over the latents of a rectified flow, whose network is a transformer that says the velocity eps - x_0.
-    Its shape follows from height and width in pixels."""
+    """`Diffusion` over the latents of a rectified flow, whose network says the velocity eps - x_0. The shape of its
+    states follows from height and width in pixels."""
 
     hands_sigmas: ClassVar[bool] = False  # whether the pipeline gives its scheduler linspace(1, 1/T)
 

@@ -177,7 +177,8 @@ class LatentModel(ContinuousStates, PolicyNetwork):
             lambda network, rows: self._evaluate(network, x_t[rows], steps[rows], conditions[rows]),
             reference=reference,
         )
-        return Prediction(*self.schedule.kernel(x_t, output, steps))
+        kernel, x0_hat = self.schedule.kernel(x_t, output, steps)
+        return Prediction(kernel, x0_hat)
 
     def move(self, prediction: Prediction, t: int) -> Prediction:
         raise TypeError("what the network predicts depends on the step")
@@ -224,7 +225,8 @@ class LatentModel(ContinuousStates, PolicyNetwork):
     def _modules(self) -> list[Any]:
         """All networks of the pipeline."""
         parts = getattr(self._parts, "components", None) or vars(self._parts)
-        return [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+        found = [*parts.values(), self._draft]
+        return list({id(part): part for part in found if isinstance(part, torch.nn.Module)}.values())
 
 
 def _overflows(vae: Any) -> bool:

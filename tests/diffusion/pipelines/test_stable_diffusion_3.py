@@ -69,9 +69,7 @@ def tiny(folder: Path, *, with_t5: bool = True) -> Any:
 def test_it_says_what_the_pipeline_says(tmp_path: Path, guidance: float, with_t5: bool) -> None:
     pipe = tiny(tmp_path, with_t5=with_t5)
     start = torch.randn(2, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(1))
-    oracle = recorded(
-        pipe, PROMPTS, start, num_inference_steps=STEPS, guidance_scale=guidance, height=SIDE, width=SIDE
-    )
+    oracle = recorded(pipe, PROMPTS, start, num_inference_steps=STEPS, guidance_scale=guidance, height=SIDE, width=SIDE)
     model = StableDiffusion3(pipe, steps=STEPS, eta=0.0, guidance_scale=guidance, height=SIDE, width=SIDE)
     output, images, begin = differences(model, oracle, PROMPTS, start)
     assert begin == 0
