@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dav_ray.registry import Entry, Registry
 
@@ -40,6 +41,11 @@ class Step:
 
 
 Rule = Callable[[Level, Level, float], Step]
+Eta = float | tuple[float, ...]  # as `parsed` gives it
+MOST_ETA = 10.0  # of rules whose share is no share of the level
+ALLOWED = "a number >= 0 and <= 1 (flow_sde, dance: <= 10), or a list of at most T of them"
+_SHARE: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": MOST_ETA}
+SCHEMA: list[Any] = [_SHARE, {"type": "array", "items": _SHARE, "minItems": 1}]
 
 
 def _keeping(level: float, std: float) -> Step:
@@ -104,3 +110,23 @@ def steps(levels: Sequence[Level], rule: str, eta: float | Sequence[float]) -> l
     apply: Rule = NOISE_RULES.load(rule)
     each = reversed(schedule(eta, len(levels) - 1))
     return [apply(now, then, share) for then, now, share in zip(levels, levels[1:], each, strict=False)]
+
+
+def draws(eta: Eta) -> bool:
+    """Whether some step draws noise."""
+    return any(share > 0 for share in (eta if isinstance(eta, tuple) else [eta]))
+
+
+def parsed(value: object, noise: str | None, steps: int | None) -> Eta:
+    """A share for all steps, or one for each. ValueError saying what is wrong. noise: the rule, steps: T, where these
+    are valid."""
+    listed = isinstance(value, list | tuple)
+    shares: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    for share in shares:
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise ValueError("wrong type")
+        if not 0 <= share <= (MOST_ETA if noise in FLOWS_ALONE else 1):
+            raise ValueError("out of range")
+    if listed and (not shares or (steps is not None and len(shares) > steps)):
+        raise ValueError(f"has {len(shares)} numbers; allowed: 1 to search.steps = {steps}")
+    return tuple(map(float, shares)) if listed else float(shares[0])

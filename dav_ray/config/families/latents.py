@@ -75,6 +75,7 @@ class Latents(Pipeline):
             pipe,
             steps=search.steps,
             eta=search.eta,
+            noise=search.noise,
             height=height,
             width=width,
             guidance_scale=search.guidance_scale,
@@ -104,4 +105,5 @@ class Latents(Pipeline):
 class Flow(Latents):
     """A rectified flow, whose network is a transformer."""
 
+    flow = True
     schedulers = frozenset(FLOWS)

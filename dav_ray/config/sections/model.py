@@ -21,6 +21,13 @@ class Model(Section):
         description="diffusers: pipeline folder, hub id or shipped:digits; masked: model folder, Lightning checkpoint "
         "(.ckpt) or shipped:dna"
     )
+    pipeline: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9]+Pipeline$",
+        description="diffusers: the pipeline's class; default: the one that its model_index.json names",
+        json_schema_extra={"allowed": "the name of a class of diffusers, or null"},
+        exclude_if=lambda value: value is None,
+    )
     weights: Literal["ema", "raw"] = Field(default="ema", description="masked: which weights of a .ckpt")
     alphabet: str | None = Field(
         default=None,

@@ -46,15 +46,20 @@ class StableDiffusion(LatentModel):
         steps: int,
         eta: float | Sequence[float] = 1.0,
         noise: str = "ddim",
+        height: int | None = None,
+        width: int | None = None,
         **options: Any,
     ) -> None:
-        """options: those of `LatentModel`."""
+        """height, width: of the images; None: those of the pipeline; options: those of `LatentModel`."""
         super().__init__(parts, DDIMSchedule(parts.scheduler, steps, eta, noise), **options)
+        self._size = height, width
 
     @property
     def event_shape(self) -> tuple[int, int, int]:
         size = self._network.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
+        own = (size, size) if isinstance(size, int) else size
+        scale = 2 ** (len(self._parts.vae.config.block_out_channels) - 1)
+        height, width = (pixels // scale if pixels else side for pixels, side in zip(self._size, own, strict=True))
         return self._network.config.in_channels, height, width
 
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
