@@ -34,7 +34,6 @@ diffusion.condition diffusion.masked.condition
 diffusion.dilated_cnn diffusion.masked.dilated_cnn
 diffusion.elbo diffusion.masked.elbo
 diffusion.families config.build
-diffusion.gaussian diffusion.pipelines.ddim
 diffusion.masked_files diffusion.masked.files
 diffusion.stable_diffusion diffusion.pipelines.stable_diffusion
 diffusion.stable_diffusion_files diffusion.pipelines.files
@@ -165,6 +164,7 @@ cli cli.app MOST_SAMPLES doctor evaluate main report run sample
 config config.schema Config Retain Track
 config config.sections.evaluation Evaluate
 config config.sections.model Model
+diffusion.gaussian diffusion.pipelines.ddim DDIMSchedule
 mstep.options config.schema LORA_TARGETS=Config.lora_targets
 report report.page CRISP_BELOW Cell Grid GridRow HeadlineRow MAX_GRID_ROWS REPORT TEMPLATE headline number render
 report report.page reward_rise sample_grid write_report

@@ -183,7 +183,8 @@ def render(config: Config, plan: Plan) -> str:
 
 def fitted_steps(config: Config) -> int:
     """Transitions of a trajectory that an epoch of the M-step fits."""
-    return min(config.mstep.steps or config.search.steps, config.search.steps)
+    fitted = config.search.steps - len(config.search.walked)
+    return min(config.mstep.steps or fitted, fitted)
 
 
 def _fitted(config: Config) -> str:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dav_ray.config.families.table import family_of
 from dav_ray.config.sections.roles import override
+from dav_ray.diffusion.noise_rules import FLOWS_ALONE
 from dav_ray.search import kinds
 from dav_ray.search.weighting.temperature import in_sd
 
@@ -62,6 +63,18 @@ def _at_a_time(g: Given) -> int:
 
 
 RULES = (
+    Rule(
+        "search",
+        ("model",),
+        lambda g: g.search.noise in FLOWS_ALONE and not family_of(g.model).flow,
+        lambda g: f"search.noise = {g.search.noise}: is a rule for flows; allowed: ddim, cps or renoise",
+    ),
+    Rule(
+        "search",
+        ("model",),
+        lambda g: g.search.noise != "ddim" and family_of(g.model).samples == "sequences",
+        lambda g: f"search.noise = {g.search.noise}: tokens have no Gaussian noise; allowed: ddim, which they ignore",
+    ),
     Rule(
         "mstep",
         ("search",),

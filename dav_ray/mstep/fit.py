@@ -66,6 +66,8 @@ class Fitter:
             fused=True if device == "cuda" else None,  # one kernel for all adapters; on the CPU it has other last bits
         )
         self._device = device
+        # a step that draws nothing has no density, and nothing to be fitted
+        self._fitted = torch.tensor([t for t in range(1, diffusion.steps + 1) if not diffusion.deterministic(t)])
         self._objective = registry.build(config.objective, config.args)
         self.scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
         # what is rounded compares policy and reference in float32, a few transitions at a time
@@ -100,15 +102,15 @@ class Fitter:
         totals.busy_s += time.monotonic() - start
 
     def _chosen(self, rows: Rows, key: tuple[int, int, int]) -> Tensor | None:
-        """The steps [n, k] of each trajectory that this epoch fits, `mstep.steps` of T; None where it is all. They are
-        the trajectory's own, whatever rank and group it is in."""
-        steps, num = self._diffusion.steps, self._config.steps
-        if num is None or num >= steps:
-            return None
+        """The steps [n, k] of each trajectory that this epoch fits, `mstep.steps` of those that are fitted; None where
+        it is all T. They are the trajectory's own, whatever rank and group it is in."""
+        fitted, num = self._fitted, self._config.steps
+        if num is None or num >= len(fitted):
+            return None if len(fitted) == self._diffusion.steps else fitted.expand(len(rows), -1)
         round, epoch, _ = key
         # one number longer than the key of the order
         streams = [generator(self._seed, round, epoch, number, 0, 0, 0) for number in rows.numbers]
-        return torch.stack([choose_steps(steps, num, stream) for stream in streams])
+        return fitted[torch.stack([choose_steps(len(fitted), num, stream) for stream in streams]) - 1]
 
     def _step(self, rows: Rows, index: Tensor, t: Tensor, totals: Totals) -> None:
         real = total(float(rows.real[index].sum()))
@@ -119,14 +121,14 @@ class Fitter:
             few = max(1, self._config.kl_measured // world)
             self._measure(rows, index[:few], t[:few], totals)
         self.optimizer.zero_grad(set_to_none=True)
-        # DDP averages over ranks: world / real makes it the mean over the real transitions, T the sum over t
+        # DDP averages over ranks: world / real makes it the mean over the real transitions, the rest the sum over t
         nll, kl = accumulate(
             self._diffusion,
             rows,
             index,
             t,
             kl=self._config.kl,
-            scale=self._diffusion.steps * world / real,
+            scale=len(self._fitted) * world / real,
             micro_batch=self._config.micro_batch,
             objective=self._objective,
             backward=lambda loss: self.scaler.scale(loss).backward(),
@@ -162,7 +164,7 @@ class Fitter:
 
     def _metrics(self, totals: Totals, seconds: float) -> dict[str, float]:
         count = max(1.0, total(float(totals.transitions)))
-        steps = self._diffusion.steps
+        steps = len(self._fitted)
         norms = totals.grad_norms
         clipped = sum(norm > self._config.max_grad_norm for norm in norms)
         memory = {"memory/train_gb": total(peak_memory_gb(), dist.ReduceOp.MAX)} if self._device == "cuda" else {}
@@ -187,7 +189,7 @@ class Fitter:
         """mstep/kl, and with half precision how far from it the one is that the objective held. summed: that one."""
         if not self._rounded:
             return {"mstep/kl": summed}
-        exact = self._diffusion.steps * total(float(totals.exact_kl)) / max(1.0, total(float(totals.measured)))
+        exact = len(self._fitted) * total(float(totals.exact_kl)) / max(1.0, total(float(totals.measured)))
         return {"mstep/kl": exact, "mstep/kl_noise": abs(summed - exact)}
 
 

@@ -25,7 +25,12 @@ def unscored(search: Search) -> frozenset[int]:
     A state that nobody scores has V := 0, and is drawn as the model draws it: log W stays proper, whatever is skipped;
     only the law without weights changes.
     """
-    skipped = (t for t in range(1, search.steps) if t % search.score_every or change(search, t) < search.negligible)
+    walked = search.walked  # one candidate is no choice
+    skipped = (
+        t
+        for t in range(1, search.steps)
+        if t % search.score_every or change(search, t) < search.negligible or t + 1 in walked
+    )
     return frozenset(skipped)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from dav_ray.diffusion import noise_rules
 from dav_ray.search import kinds
 from dav_ray.search.facts import Facts
 from dav_ray.search.weighting import temperature
@@ -66,7 +67,20 @@ class Search(Section):
         json_schema_extra={"allowed": ANCHORS},
     )
     steps: int = Field(default=50, ge=2, le=1_000_000, description="T: sampling steps")
-    eta: float = Field(default=1.0, ge=0, le=1, description="DDIM eta; a search needs eta > 0")
+    noise: str = Field(
+        default="ddim",
+        description="Gaussian models: how much noise a step draws. ddim, cps and renoise keep the level of the noise; "
+        "flow_sde and dance do so in first order, for flows alone",
+        json_schema_extra=noise_rules.NOISE_RULES.schema(),
+        exclude_if=lambda value: value == "ddim",
+    )
+    eta: noise_rules.Eta = Field(
+        default=1.0,
+        description="Gaussian models: the share of noise that a step draws, 0 = none; a list has one for each step, "
+        "the first for the step from x_T, and steps beyond its end draw none. Steps that draw nothing cost one network "
+        "evaluation, no reward, and are not trained",
+        json_schema_extra={"allowed": noise_rules.ALLOWED, "anyOf": noise_rules.SCHEMA},
+    )
     guidance_scale: float = Field(
         default=5.0, ge=0, description="classifier-free guidance; 1 = none (one network pass)"
     )
@@ -200,13 +214,21 @@ class Search(Section):
         """YAML reads the words as truth values."""
         return {False: "off", True: "on"}[value] if isinstance(value, bool) else value
 
-    @field_validator("eta")
+    @field_validator("noise", mode="before")
     @classmethod
-    def _stochastic(cls, value: float, info: ValidationInfo) -> float:
-        kind = info.data.get("kind")
-        if value == 0 and kind and kinds.ships(kind) and kinds.facts_class(kind).stochastic:
-            raise ValueError(STOCHASTIC)
+    def _noise(cls, value: object) -> object:
+        if not isinstance(value, str) or (":" not in value and value not in noise_rules.NOISE_RULES):
+            raise ValueError("unknown value")
         return value
+
+    @field_validator("eta", mode="before")
+    @classmethod
+    def _eta(cls, value: object, info: ValidationInfo) -> noise_rules.Eta:
+        eta = noise_rules.parsed(value, info.data.get("noise"), info.data.get("steps"))
+        kind = info.data.get("kind")
+        if not noise_rules.draws(eta) and kind and kinds.ships(kind) and kinds.facts_class(kind).stochastic:
+            raise ValueError(STOCHASTIC)
+        return eta
 
     @field_validator("gradient")
     @classmethod
@@ -239,6 +261,11 @@ class Search(Section):
                 f"anchor = {self.anchor}: steps without a score follow the current model; allowed: current, or "
                 "search.score_every = 1 and search.negligible = 0"
             )
+        if self.walked and self.beta > 0:
+            raise ValueError(
+                f"anchor = {self.anchor}: steps that draw nothing follow the current model; allowed: current, or "
+                "search.eta > 0 at every step"
+            )
         return self
 
     @property
@@ -246,6 +273,12 @@ class Search(Section):
         """What this kind of search says of itself. Imports a search that does not ship with dav_ray; UserError where
         that fails."""
         return kinds.facts_class(self.kind)(self)
+
+    @property
+    def walked(self) -> frozenset[int]:
+        """The steps t in 2..T, from x_t to x_{t-1}, that draw nothing."""
+        each = noise_rules.schedule(self.eta, self.steps)
+        return frozenset(t for t in range(2, self.steps + 1) if each[self.steps - t] == 0)
 
     @property
     def beta(self) -> float:

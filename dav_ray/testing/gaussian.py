@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from dav_ray.diffusion.base import Prediction
+from dav_ray.diffusion.gaussian import ContinuousStates, GaussianKernel
 from dav_ray.diffusion.noise import Draws
-from dav_ray.diffusion.pipelines.ddim import ContinuousStates, DDIMSchedule, GaussianKernel
+from dav_ray.diffusion.pipelines.ddim import DDIMSchedule
 from dav_ray.diffusion.policy_network import PolicyNetwork
 
 
@@ -44,6 +45,7 @@ class ExactDiffusion(ContinuousStates, PolicyNetwork):
     top. A subclass says what it predicts, and where the policy enters."""
 
     timeless = False
+    schedule: DDIMSchedule
 
     def __init__(self, schedule: DDIMSchedule, dim: int, module: nn.Module) -> None:
         super().__init__(module)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dav_ray.diffusion.base import Prediction
-from dav_ray.diffusion.pipelines.ddim import GaussianKernel
+from dav_ray.diffusion.gaussian import GaussianKernel
 from dav_ray.testing.gaussian import ExactDiffusion, Quadratic, ddim
 
 STEPS, TRAIN_STEPS = 100, 1000

@@ -106,8 +106,9 @@ def test_in_float32_the_weights_are_what_they_are_held_as() -> None:
     with torch.no_grad():
         for name, parameter in whole.trainable().named_parameters():
             parameter.copy_(weights[name])
-        half._embed("zero"), whole._embeddings.update({k: v.float() for k, v in half._embeddings.items()})
-        half._embed(""), whole._embeddings.update({k: v.float() for k, v in half._embeddings.items()})
+        for prompt in ("zero", None):  # of the same text encoder, in half precision
+            told = half._embedded(prompt)
+            whole._embeddings[prompt] = {name: part.float() for name, part in told.items()}
         x = states()[0][:1]
         before = half.predict(x, half.steps, ["zero"]).kernel.mean
         with half.exactly():

@@ -17,7 +17,7 @@ from torch import nn
 from dav_ray.config.families.base import Family
 from dav_ray.config.families.sizes import Sizes
 from dav_ray.diffusion.base import Prediction, Room
-from dav_ray.diffusion.pipelines.ddim import GaussianKernel
+from dav_ray.diffusion.gaussian import GaussianKernel
 from dav_ray.diffusion.policy_network import PolicyNetwork
 
 SHAPE = (3, 4, 4)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.evaluation import Evaluate
+from dav_ray.diffusion.gaussian import GaussianKernel
 from dav_ray.diffusion.masked.alphabet import Alphabet
 from dav_ray.diffusion.noise import Draws, PipelineNoise
-from dav_ray.diffusion.pipelines.ddim import GaussianKernel
 from dav_ray.diffusion.sampling import ancestral
 from dav_ray.errors import Stopped
 from dav_ray.evaluation.diversity import pairwise_distance

@@ -62,7 +62,7 @@ def tiny_pipeline(folder: Path, *, sample_size: int = 4, seed: int = 0, **schedu
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
-        tokenizer=_tokenizer(folder, CLIPTokenizer),
+        tokenizer=byte_level(folder, CLIPTokenizer),
         unet=unet,
         scheduler=DDIMScheduler(**options),
         safety_checker=None,
@@ -78,7 +78,7 @@ def save_tiny(folder: Path, **options: Any) -> str:
     return str(folder / "pipeline")
 
 
-def _tokenizer(folder: Path, cls: Any) -> Any:
+def byte_level(folder: Path, cls: Any) -> Any:
     """Byte-level: 256 characters, the same at a word's end, begin, end; no merges."""
     folder.mkdir(parents=True, exist_ok=True)
     visible = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255]

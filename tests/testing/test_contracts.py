@@ -15,13 +15,13 @@ from torch.nn.functional import one_hot
 
 from dav_ray.config.model_path import ASSETS
 from dav_ray.diffusion.base import Diffusion, Kernel
+from dav_ray.diffusion.gaussian import GaussianKernel
 from dav_ray.diffusion.masked.alphabet import Alphabet
 from dav_ray.diffusion.masked.config_file import read_config
 from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
 from dav_ray.diffusion.masked.kernel import MaskedKernel, substitute
 from dav_ray.diffusion.masked.model import MaskedDiffusion
 from dav_ray.diffusion.noise import KeyedNoise
-from dav_ray.diffusion.pipelines.ddim import GaussianKernel
 from dav_ray.diffusion.pipelines.stable_diffusion import Parts, StableDiffusion
 from dav_ray.rewards.base import Scorer, local_scorer
 from dav_ray.rewards.colour import TargetColour

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dav_ray.config.checks.rewards import import_own
 from dav_ray.config.rules import broken_by_kind
 from dav_ray.config.schema import Config
+from dav_ray.diffusion import noise_rules
 from dav_ray.redact import PATH, show
 from dav_ray.registry import Unregistered
 from dav_ray.search import kinds
@@ -35,8 +36,9 @@ def search_mistakes(config: Config) -> Iterator[str]:
     parameters = inspect.signature(found).parameters
     yield from _argument_mistakes(search, parameters)
     facts, uses = search.facts, {*search.facts.uses, *parameters}
-    if search.eta == 0 and facts.stochastic:
-        yield f"search.eta = 0: {STOCHASTIC}"
+    if not noise_rules.draws(search.eta) and facts.stochastic:
+        eta = show(list(search.eta)) if isinstance(search.eta, tuple) else f"{search.eta:g}"
+        yield f"search.eta = {eta}: {STOCHASTIC}"
     if search.gradient and (mistake := no_gradient(search.kind, uses)):
         yield f"search.gradient = true: {mistake}"
     yield from useless(search, uses)

@@ -2,7 +2,8 @@
 
     base                what every family answers (`Family`)
     table               the families by `model.kind`, and the pipelines of diffusers by their class
-    stable_diffusion    StableDiffusionPipeline: latents, text conditions, a DDIM-type schedule
+    pipeline            what all pipelines of diffusers have in common; latents: those whose adapter takes the pipeline
+    pipelines           one file for each class of pipelines
     masked              masked discrete diffusion over letters
 
 A new family is one file with a subclass of `Family` (or of one that is there) and a line in `table`. A family of a

@@ -49,13 +49,15 @@ class Family(ABC):
     conditional: ClassVar[bool] = True  # a recipe must give prompts; False: without prompts the one empty condition
     lora_targets: ClassVar[tuple[str, ...]]  # the layers that get adapters where a recipe names none
     completes: ClassVar[bool] = False  # mstep.target = completed has a meaning: states are partly masked
+    flow: ClassVar[bool] = False  # states are a rectified flow's: x_t = (1 - sigma) x_0 + sigma eps
     discrete: ClassVar[bool] = False  # states are tokens: equal ones are evaluated once, and blends have counts < 0
     whole_policy: ClassVar[bool] = False  # a stored policy is the whole model: it loads without the pretrained one
     imports: ClassVar[tuple[str, ...]] = ()  # MODULE or MODULE:NAME that workers need: imported once, while Ray starts
     start: ClassVar[str] = "usually 15 s, as they import torch"  # how long workers take, on two free cores
 
-    def at(self, path: str) -> Family:
-        """The family of the model that lies at this path (`model.path`), where the kind has several."""
+    def at(self, path: str, pipeline: str | None = None) -> Family:
+        """The family of the model that lies at this path (`model.path`), where the kind has several; pipeline: the
+        class that the recipe names (`model.pipeline`)."""
         return self
 
     def preload(self, model: Model) -> tuple[str, ...]:

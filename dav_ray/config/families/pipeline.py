@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,10 +16,11 @@ from dav_ray.config.families.pipeline_checks import (
     index_mistakes,
     model_parts,
     pipeline_mistakes,
+    read_part,
     weight_mistakes,
 )
 from dav_ray.config.families.sizes import Sizes, network, read_json
-from dav_ray.config.families.table import pipeline_of
+from dav_ray.config.families.table import PIPELINES, USUAL_PIPELINE, pipeline_of
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.hub import INDEX, Unseen, check_hub_id, is_hub_id, look, not_from_the_hub
 from dav_ray.redact import PATH, show
@@ -37,15 +39,30 @@ class Pipeline(Family):
     start = "usually 15 s, as they import torch, diffusers and transformers"
     layout: ClassVar[Layout]
 
-    def at(self, path: str) -> Family:
-        """The family of the pipeline's class: this one for a hub id, whose class only the hub tells."""
-        return pipeline_of(class_name(path)) or self
+    def at(self, path: str, pipeline: str | None = None) -> Family:
+        """The family of the pipeline's class: this one where nobody says which it is."""
+        return pipeline_of(pipeline or class_name(path)) or self
+
+    def own_values(self, section: Mapping[str, Any]) -> dict[str, Any]:
+        """The pipeline's class, where it is not the usual one: whoever reads a run later may not have the model, or
+        the hub."""
+        path = section.get("path")
+        if "pipeline" in section or not isinstance(path, str):
+            return {}
+        found = class_name(path)
+        if found is None and is_hub_id(path):
+            with contextlib.suppress(Unseen, ValueError):  # said where the model is checked
+                found = read_part(look(path, INDEX, section.get("revision"))).get("_class_name")
+        return {"pipeline": found} if found in PIPELINES and found != USUAL_PIPELINE else {}
 
     def preload(self, model: Model) -> tuple[str, ...]:
         return *self.imports, *(f"{library}:{name}" for library, name in model_parts(model.path))
 
     def mistakes(self, config: Config, path: str) -> Iterator[str]:
         yield from draft_mistakes(config.model.draft_vae)
+        if config.model.pipeline and config.model.pipeline not in PIPELINES:
+            yield f"model.pipeline = {config.model.pipeline}: is not supported; supported: {', '.join(PIPELINES)}"
+            return
         key = f"model.path = {show(config.model.path, PATH)}"
         if is_hub_id(path):
             yield from self._hub_mistakes(config, path, key)

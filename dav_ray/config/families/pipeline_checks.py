@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dav_ray.config.families.table import PIPELINES
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.hub import INDEX, is_hub_id
 from dav_ray.diffusion.weight_headers import tensor_shapes
@@ -98,7 +99,7 @@ def _other_pipeline(index: dict[str, Any], layout: Layout) -> str | None:
     name, parts = index.get("_class_name"), _parts(index)
     if name == layout.name or parts.issuperset(layout.parts) and not parts & layout.others:
         return None
-    return f"{show(str(name))} is not supported; supported: {layout.words}"
+    return f"{show(str(name))} is not supported; supported: {', '.join(PIPELINES)}"
 
 
 def _parts(index: dict[str, Any]) -> set[str]:

@@ -24,20 +24,23 @@ MODELS = Registry(
     "model family",
     {
         "diffusers": Entry(
-            "dav_ray.config.families.stable_diffusion:StableDiffusion", "images: a StableDiffusionPipeline"
+            "dav_ray.config.families.pipelines.stable_diffusion:StableDiffusion", "images: a StableDiffusionPipeline"
         ),
         "masked": Entry("dav_ray.config.families.masked:Masked", "sequences: masked discrete diffusion (MDLM)"),
     },
 )
+USUAL_PIPELINE = "StableDiffusionPipeline"
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
-    "StableDiffusionPipeline": MODELS.target("diffusers"),
+    USUAL_PIPELINE: MODELS.target("diffusers"),
+    "StableDiffusionXLPipeline": "dav_ray.config.families.pipelines.stable_diffusion_xl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "dav_ray.config.families.pipelines.stable_diffusion_3:StableDiffusion3",
 }
 USUAL = "diffusers"  # where a recipe names no kind
 
 
 def family_of(model: Model) -> Family:
     """The family of a configuration's model."""
-    return named(model.kind).at(model.path)
+    return named(model.kind).at(model.path, model.pipeline)
 
 
 def ships(section: Any) -> bool:
@@ -55,8 +58,8 @@ def family_of_section(section: Any) -> Family | None:
         family = named(kind)
     except Unregistered:
         return None
-    path = section.get("path")
-    return family.at(path) if isinstance(path, str) else family
+    path, pipeline = section.get("path"), section.get("pipeline")
+    return family.at(path, pipeline if isinstance(pipeline, str) else None) if isinstance(path, str) else family
 
 
 @cache

@@ -21,6 +21,13 @@ class Model(Section):
         description="diffusers: pipeline folder, hub id or shipped:digits; masked: model folder, Lightning checkpoint "
         "(.ckpt) or shipped:dna"
     )
+    pipeline: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9]+Pipeline$",
+        description="diffusers: the pipeline's class; default: the one that its model_index.json names",
+        json_schema_extra={"allowed": "the name of a class of diffusers, or null"},
+        exclude_if=lambda value: value is None,
+    )
     weights: Literal["ema", "raw"] = Field(default="ema", description="masked: which weights of a .ckpt")
     alphabet: str | None = Field(
         default=None,
@@ -47,6 +54,25 @@ class Model(Section):
         default=None,
         description="diffusers: an AutoencoderTiny (folder or hub id) that decodes early guesses x0_hat; samples are "
         "decoded by the pipeline's own VAE in any case",
+    )
+    height: int | None = Field(
+        default=None,
+        ge=8,
+        le=8192,
+        description="diffusers: height of the images in pixels; default: the pipeline's own",
+        exclude_if=lambda value: value is None,
+    )
+    width: int | None = Field(
+        default=None,
+        ge=8,
+        le=8192,
+        description="diffusers: width of the images in pixels; default: the pipeline's own",
+        exclude_if=lambda value: value is None,
+    )
+    negative_prompt: str | None = Field(
+        default=None,
+        description="diffusers: what guidance leads away from; default: as the pipeline does without one",
+        exclude_if=lambda value: value is None,
     )
     draft_above: float = Field(
         default=0.5, ge=0, le=1, description="diffusers: guesses at steps t > draft_above T are decoded by draft_vae"

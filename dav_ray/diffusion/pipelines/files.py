@@ -1,8 +1,9 @@
-"""Files of Stable Diffusion: the pipeline as it is loaded, and the policy as `StableDiffusionPipeline` takes it."""
+"""Files of diffusers pipelines: the pipeline as it is loaded, and the policy as the pipeline takes it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +12,65 @@ import torch
 from dav_ray.diffusion.device import DTYPES
 from dav_ray.diffusion.pipelines.hub import is_hub_id, is_offline, not_from_the_hub
 from dav_ray.diffusion.pipelines.one_download import downloaded
-from dav_ray.diffusion.pipelines.schedulers import mistakes
+from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, mistakes
 from dav_ray.diffusion.weight_files import sorted_header
 from dav_ray.errors import UserError
 
 LORA = "pytorch_lora_weights.safetensors"
-UNET = "unet/diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 DRAFT_FILES = ["config.json", "*.safetensors"]
 
 
-def load_pipeline(path: str, *, dtype: str = "float32", variant: str | None = None, revision: str | None = None) -> Any:
-    """A `StableDiffusionPipeline` that samples by DDIM, whatever scheduler it came with. Schedulers that know no
-    `clip_sample` do not clip; DDIM's own default would. UserError where it can't be loaded, or its scheduler can't be
-    turned into DDIM."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+def load_pipeline(
+    path: str,
+    pipeline: str = "StableDiffusionPipeline",
+    schedulers: Collection[str] = CONVERTIBLE,
+    *,
+    dtype: str = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+) -> Any:
+    """A pipeline of this class of diffusers. One whose scheduler has a table of alpha_bar samples by DDIM, whatever
+    scheduler it came with. schedulers: the classes that it may have. UserError where it can't be loaded, or nobody can
+    draw its scheduler's steps."""
+    import diffusers
 
+    cls = getattr(diffusers, pipeline)
     # never a pickle
-    options: dict[str, Any] = {"variant": variant, "safety_checker": None}
+    options: dict[str, Any] = {"variant": variant}
+    checked: dict[str, Any] = {}
+    if "safety_checker" in cls._optional_components:
+        options["safety_checker"], checked["requires_safety_checker"] = None, False
 
     def download(local_files_only: bool) -> str:
-        there = StableDiffusionPipeline.download(
+        there = cls.download(
             path, revision=revision, local_files_only=local_files_only, use_safetensors=True, **options
         )
         return str(there)
 
     try:
         there = downloaded(path, revision, download) if is_hub_id(path) else path
-        pipe: Any = StableDiffusionPipeline.from_pretrained(
-            there, dtype=DTYPES[dtype], requires_safety_checker=False, use_safetensors=True, **options
-        )
+        pipe: Any = cls.from_pretrained(there, dtype=DTYPES[dtype], use_safetensors=True, **checked, **options)
     except (OSError, ValueError) as error:  # what the hub's and diffusers' loaders raise; the words are theirs
         raise UserError(_not_loaded(path, error)) from error
-    found = [f"model.path = {path}: can't be searched: {line}" for line in mistakes(_config(pipe.scheduler))]
+    found = [
+        f"model.path = {path}: can't be searched: {line}" for line in mistakes(_config(pipe.scheduler), schedulers)
+    ]
     if found:
         raise UserError(found)
     pipe.register_to_config(_name_or_path=path)  # not the cache's folder
-    known = "clip_sample" in pipe.scheduler.config
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **({} if known else {"clip_sample": False}))
+    if type(pipe.scheduler).__name__ in CONVERTIBLE:
+        pipe.scheduler = as_ddim(pipe.scheduler)
     return pipe
+
+
+def as_ddim(scheduler: Any) -> Any:
+    """A `DDIMScheduler` with this one's table. Schedulers that know no `clip_sample` do not clip; DDIM's own default
+    would."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    known = "clip_sample" in scheduler.config
+    return DDIMScheduler.from_config(scheduler.config, **({} if known else {"clip_sample": False}))
 
 
 def _config(scheduler: Any) -> dict[str, Any]:
@@ -91,32 +112,34 @@ def _enlarges(vae: Any) -> int:
     return 2 ** (len(levels) - 1)
 
 
-def save_lora(folder: Path, unet: Any, state: dict[str, torch.Tensor]) -> None:
-    """The adapters, for `load_lora_weights`. The same adapters are the same bytes."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+def save_lora(folder: Path, pipeline: str, component: str, network: Any, state: dict[str, torch.Tensor]) -> None:
+    """The adapters of a pipeline's network, for `load_lora_weights`. pipeline: its class; component: the network's name
+    in it. The same adapters are the same bytes."""
+    import diffusers
 
-    layers: dict[str, torch.nn.Module | torch.Tensor] = dict(state)
-    StableDiffusionPipeline.save_lora_weights(
-        str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=_metadata(unet)
-    )
+    words = {f"{component}_lora_layers": dict(state), f"{component}_lora_adapter_metadata": _metadata(network)}
+    getattr(diffusers, pipeline).save_lora_weights(str(folder), **words)
     file = folder / LORA
     file.write_bytes(sorted_header(file.read_bytes()))
 
 
-def attach(pipe: Any, folder: Path, *, lora: bool) -> None:
-    """Put a stored policy into a pipeline."""
-    if lora:
+def attach(pipe: Any, folder: Path, *, lora: bool, component: str = "unet") -> None:
+    """Put a stored policy into a pipeline. component: the name of the network that was trained."""
+    if not lora:
+        network = type(getattr(pipe, component)).from_pretrained(folder / component, use_safetensors=True)
+        setattr(pipe, component, network)
+    elif component != "unet":
+        pipe.load_lora_weights(str(folder), weight_name=LORA, use_safetensors=True)
+    else:
         # the UNet's alone: `load_lora_weights` looks for the text encoder's too, and says that there are none
         state, alphas, metadata = pipe.lora_state_dict(
             str(folder), weight_name=LORA, use_safetensors=True, return_lora_metadata=True
         )
         pipe.load_lora_into_unet(state, network_alphas=alphas, unet=pipe.unet, metadata=metadata, _pipeline=pipe)
-    else:
-        pipe.unet = type(pipe.unet).from_pretrained(folder / "unet", use_safetensors=True)
 
 
-def _metadata(unet: Any) -> dict[str, Any]:
+def _metadata(network: Any) -> dict[str, Any]:
     """The adapters' configuration, without which a scale alpha / rank != 1 is lost. Sets, which have no order, sorted:
     the same policy is the same file."""
-    config = unet.peft_config["default"].to_dict()
+    config = network.peft_config["default"].to_dict()
     return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}

@@ -1,9 +1,9 @@
-"""Which schedulers can be turned into DDIM, from their configuration: before a run for a folder, after the load for a
+"""Which schedulers' steps a search can draw, from their configuration: before a run for a folder, after the load for a
 model of the hub. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from dav_ray.redact import show
@@ -17,16 +17,22 @@ CONVERTIBLE = {
         *("DPMSolverSDE", "DEISMultistep", "UniPCMultistep"),
     )
 }
+FLOWS = {"FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"}  # whose sigmas are a rectified flow's
 PREDICTIONS = ("epsilon", "v_prediction")
 TO_THE_END = ("linspace", "trailing")  # spacings whose first step is the last one of training
 
 
-def mistakes(scheduler: Mapping[str, Any]) -> Iterator[str]:
-    """Why a scheduler can't be turned into DDIM, from what its scheduler_config.json says."""
+def mistakes(scheduler: Mapping[str, Any], allowed: Collection[str] = CONVERTIBLE) -> Iterator[str]:
+    """Why a scheduler's steps can't be drawn, from what its scheduler_config.json says. allowed: the classes that the
+    pipeline may have."""
     name = str(scheduler.get("_class_name", "no scheduler"))
-    if name not in CONVERTIBLE:
-        known = ", ".join(sorted(CONVERTIBLE))
-        yield f"no stochastic DDIM step for {show(name)}; allowed: {known}"
+    if name not in allowed:
+        what = "DDIM step" if CONVERTIBLE.issuperset(allowed) else "step"
+        yield f"no stochastic {what} for {show(name)}; allowed: {', '.join(sorted(allowed))}"
+        return
+    if name in FLOWS:
+        if scheduler.get("invert_sigmas", False):
+            yield "the scheduler inverts its sigmas; allowed: invert_sigmas false"
         return
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dav_ray.config.families.table import PIPELINES
 from tests.support.hub import Hub, hub
 
 PARTS = {
@@ -53,8 +54,8 @@ def model(name: str = "StableDiffusionPipeline", scheduler: dict[str, Any] | Non
 
 MODELS = {
     "org/fits": model(),
-    "org/xl": model("StableDiffusionXLPipeline", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]),
-    "org/flux": model("FluxPipeline", transformer=["diffusers", "FluxTransformer2DModel"]),
+    "org/kolors": model("KolorsPipeline", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]),
+    "org/wan": model("WanPipeline", transformer=["diffusers", "FluxTransformer2DModel"]),
     "org/flow": model(scheduler={"_class_name": "FlowMatchEulerDiscreteScheduler"}),
     "org/sample": model(scheduler={"prediction_type": "sample"}),
     "org/weights": {"model.safetensors": b"gigabytes"},
@@ -88,9 +89,9 @@ def test_what_cannot_be_aligned_is_refused_before_its_weights_are_downloaded(ser
     found = said(environment(tmp_path, served.url), tmp_path, *((name, None) for name in names))
     start = {name: f"model.path = {name}: " for name in names}
     assert found["org/fits"] == []
-    sd = "supported: a StableDiffusionPipeline (SD 1.x, 2.x)"
-    assert found["org/xl"] == [f"{start['org/xl']}StableDiffusionXLPipeline is not supported; {sd}"]
-    assert found["org/flux"] == [f"{start['org/flux']}FluxPipeline is not supported; {sd}"]
+    sd = f"supported: {', '.join(PIPELINES)}"
+    assert found["org/kolors"] == [f"{start['org/kolors']}KolorsPipeline is not supported; {sd}"]
+    assert found["org/wan"] == [f"{start['org/wan']}WanPipeline is not supported; {sd}"]
     (line,) = found["org/flow"]
     words = "can't be searched: no stochastic DDIM step for FlowMatchEulerDiscreteScheduler; allowed: DDIMScheduler"
     assert line.startswith(start["org/flow"] + words.split("; allowed")[0])
@@ -112,13 +113,13 @@ def test_what_cannot_be_aligned_is_refused_before_its_weights_are_downloaded(ser
 
 
 def test_a_run_is_refused_in_a_line(served: Hub, tmp_path: Path) -> None:
-    settings = {"model": {"path": "org/xl"}, "prompts": ["a"], "reward": {"kind": "brightness"}}
+    settings = {"model": {"path": "org/kolors"}, "prompts": ["a"], "reward": {"kind": "brightness"}}
     (tmp_path / "xl.yaml").write_text(json.dumps(settings))
     command = [sys.executable, "-m", "dav_ray", "run", "xl.yaml"]
     env = environment(tmp_path / "hf", served.url)
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and line.startswith("dav-ray: model.path = org/xl: StableDiffusionXLPipeline is not ")
+    assert done.returncode == 2 and line.startswith("dav-ray: model.path = org/kolors: KolorsPipeline is not ")
     assert not (tmp_path / "runs").exists()
 
 
@@ -126,11 +127,11 @@ def test_what_was_downloaded_before_is_looked_at_without_the_hub(tmp_path: Path)
     """Offline, or where no hub answers; what is not there is unknown to a driver, and missing on the only machine."""
     with hub(MODELS) as served:
         env = environment(tmp_path, served.url)
-        assert said(env, tmp_path, ("org/xl", None), ("org/fits", None))["org/fits"] == []
+        assert said(env, tmp_path, ("org/kolors", None), ("org/fits", None))["org/fits"] == []
     offline, silent = {**env, "HF_HUB_OFFLINE": "1"}, env  # the server is gone
     for env, why in ((offline, "offline"), (silent, "the hub gives no answer")):
-        found = said(env, tmp_path, ("org/xl", None), ("org/fits", None), ("org/flow", None))
-        assert "StableDiffusionXLPipeline is not supported" in found["org/xl"][0] and found["org/fits"] == []
+        found = said(env, tmp_path, ("org/kolors", None), ("org/fits", None), ("org/flow", None))
+        assert "KolorsPipeline is not supported" in found["org/kolors"][0] and found["org/fits"] == []
         assert found["org/flow"] == [
             "here: model.path = org/flow: no folder here, and not to be had from the hub: "
             f"{why}, and not downloaded before; allowed: a folder, or a hub id (org/name)"

@@ -14,6 +14,7 @@ import pytest
 
 from dav_ray.config.checks.preflight import check, check_address, check_run_dir
 from dav_ray.config.checks.rewards import _facts_of_source
+from dav_ray.config.families.table import PIPELINES
 from dav_ray.config.identity import reason
 from dav_ray.config.model_path import model_path
 from dav_ray.config.recipe.load import Recipe, load
@@ -260,11 +261,11 @@ def test_pipelines_that_cannot_be_searched(folder: Path, file: str, changes: dic
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("StableDiffusionXLPipeline", ("text_encoder_2", "tokenizer_2")),
-        ("StableDiffusion3Pipeline", ("text_encoder_2", "text_encoder_3", "transformer", "-unet")),
-        ("FluxPipeline", ("text_encoder_2", "transformer", "-unet")),
+        ("KolorsPipeline", ("text_encoder_2", "tokenizer_2")),
+        ("AuraFlowPipeline", ("text_encoder_2", "text_encoder_3", "transformer", "-unet")),
+        ("WanPipeline", ("text_encoder_2", "transformer", "-unet")),
         ("PixArtAlphaPipeline", ("transformer", "-unet")),
-        ("DDPMPipeline", ("-vae", "-text_encoder", "-tokenizer")),
+        ("DanceDiffusionPipeline", ("-vae", "-text_encoder", "-tokenizer")),
         ("StableDiffusionControlNetPipeline", ("controlnet",)),
     ],
 )
@@ -278,7 +279,7 @@ def test_another_pipeline_is_one_line(folder: Path, name: str, parts: tuple[str,
         else:
             index[part] = ["diffusers", "X"]
     file.write_text(json.dumps({**index, "_class_name": name}))
-    rule = "supported: a StableDiffusionPipeline (SD 1.x, 2.x)"
+    rule = f"supported: {', '.join(PIPELINES)}"
     assert lines() == [f"model.path = pipeline: {name} is not supported; {rule}"]
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from dav_ray.diffusion.base import rows_per_call
+from dav_ray.diffusion.gaussian import GaussianKernel
 from dav_ray.diffusion.noise import KeyedNoise
-from dav_ray.diffusion.pipelines.ddim import DDIMSchedule, GaussianKernel
+from dav_ray.diffusion.pipelines.ddim import DDIMSchedule
 
 B, M, EVENT = 3, 5, (2, 4)
 

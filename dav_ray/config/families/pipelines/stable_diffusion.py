@@ -53,6 +53,8 @@ class StableDiffusion(Pipeline):
 
     def shape(self, config: Config) -> tuple[int, int]:
         folder = Path(model_path(config.model.path))
+        if config.model.height and config.model.width:
+            return config.model.height, config.model.width
         latents, vae = (json_if_there(folder / part / "config.json") for part in ("unet", "vae"))
         size, scale = latents.get("sample_size"), 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
         if isinstance(size, list) and len(size) == 2:
@@ -102,6 +104,10 @@ class StableDiffusion(Pipeline):
             Parts.load(**self.files(config), draft_vae=model.draft_vae),
             steps=search.steps,
             eta=search.eta,
+            noise=search.noise,
+            height=model.height,
+            width=model.width,
+            negative_prompt=model.negative_prompt,
             guidance_scale=search.guidance_scale,
             micro_batch=held.micro_batch,
             decode_batch=search.decode_batch,

@@ -1,0 +1,109 @@
+"""Families of pipelines whose adapter takes the pipeline itself: what is known of them before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dav_ray.config.families.base import Runtime
+from dav_ray.config.families.pipeline import SCHEDULER, Pipeline
+from dav_ray.config.families.pipeline_checks import read_part
+from dav_ray.config.families.sizes import json_if_there
+from dav_ray.config.model_path import model_path
+from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, FLOWS, mistakes
+from dav_ray.registry import load
+
+if TYPE_CHECKING:
+    from dav_ray.config.schema import Config
+    from dav_ray.diffusion.base import Adaptable
+
+
+class Latents(Pipeline):
+    """A text-to-image pipeline over latents. A subclass names its parts, and its adapter.
+
+    adapter: module:Name of the `LatentModel`; schedulers: the classes that its scheduler may have; side: of the images
+    in pixels, where no file tells; multiple: of what height and width must be.
+    """
+
+    adapter: ClassVar[str]
+    schedulers: ClassVar[frozenset[str]] = frozenset(CONVERTIBLE)
+    side: ClassVar[int] = 1024
+    multiple: ClassVar[int] = 16
+    guided: ClassVar[bool] = True  # classifier-free guidance takes a second pass
+
+    def mistakes(self, config: Config, path: str) -> Iterator[str]:
+        yield from super().mistakes(config, path)
+        for key in ("height", "width"):
+            value = getattr(config.model, key)
+            if value is not None and value % self.multiple:
+                yield f"model.{key} = {value}: the VAE can't hold it; allowed: a multiple of {self.multiple}"
+
+    def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
+        try:
+            scheduler = read_part(folder / SCHEDULER)
+        except ValueError as error:
+            yield f"{key}: {error}"
+            return
+        yield from (f"{key}: can't be searched: {line}" for line in mistakes(scheduler, self.schedulers))
+
+    def passes(self, config: Config) -> int:
+        return 2 if self.guided and config.search.guidance_scale > 1 else 1
+
+    def shape(self, config: Config) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        own = self.own_side(Path(model_path(config.model.path)))
+        return config.model.height or own, config.model.width or own
+
+    def own_side(self, folder: Path) -> int:
+        """Of the images that the pipeline draws if it is not told a size: its network's latents, enlarged by the
+        VAE."""
+        network, vae = (json_if_there(folder / part / "config.json") for part in (self.layout.policy, "vae"))
+        latents, levels = network.get("sample_size"), vae.get("block_out_channels")
+        return latents * 2 ** (len(levels) - 1) if isinstance(latents, int) and levels else self.side
+
+    def build(self, config: Config, held: Runtime) -> Adaptable:
+        from dav_ray.diffusion.device import quiet
+        from dav_ray.diffusion.pipelines.files import load_draft_vae
+
+        quiet()
+        model, search, pipe = config.model, config.search, self.pretrained(config)
+        if model.draft_vae:
+            pipe.draft_vae = load_draft_vae(model.draft_vae, pipe.vae, model.dtype)
+        height, width = self.shape(config)
+        return load(self.adapter)(
+            pipe,
+            steps=search.steps,
+            eta=search.eta,
+            noise=search.noise,
+            height=height,
+            width=width,
+            guidance_scale=search.guidance_scale,
+            negative_prompt=model.negative_prompt,
+            micro_batch=held.micro_batch,
+            decode_batch=search.decode_batch,
+            device=held.device,
+            autocast=held.autocast,
+            channels_last=model.channels_last,
+            draft_above=model.draft_above,
+        )
+
+    def pretrained(self, config: Config) -> Any:
+        """The pipeline, of its own class."""
+        from dav_ray.diffusion.pipelines.files import load_pipeline
+
+        return load_pipeline(**self.files(config), pipeline=self.layout.name, schedulers=self.schedulers)
+
+    def aligned(self, config: Config, folder: Path) -> Any:
+        from dav_ray.diffusion.pipelines.files import attach
+
+        pipe = self.pretrained(config)
+        attach(pipe, folder, lora=config.mstep.parameters == "lora", component=self.layout.policy)
+        return pipe
+
+
+class Flow(Latents):
+    """A rectified flow, whose network is a transformer."""
+
+    flow = True
+    schedulers = frozenset(FLOWS)

@@ -1,0 +1,50 @@
+"""Text encoders and tokenizers of real classes at tiny sizes, with random weights, as the pipelines' parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.support.tiny import byte_level
+
+LENGTH = 12  # tokens
+WIDTH = 16
+
+
+def clip(folder: Path, *, projected: bool = False, width: int = WIDTH, act: str = "quick_gelu") -> tuple[Any, Any]:
+    """(tokenizer, encoder); projected: the class with a text projection."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    config = CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=width,
+        vocab_size=514,
+        max_position_embeddings=LENGTH,
+        bos_token_id=512,
+        eos_token_id=513,
+        pad_token_id=513,
+        hidden_act=act,
+    )
+    encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+    return byte_level(folder, CLIPTokenizer), encoder
+
+
+def t5(folder: Path, *, width: int = WIDTH) -> tuple[Any, Any]:
+    """(tokenizer, encoder) over words of a small vocabulary, as T5's: padding 0, end 1, unknown 2."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    words = ["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", *" .,!0123456789"]
+    own = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    own.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    own.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=own, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=LENGTH
+    )
+    config = T5Config(
+        vocab_size=len(words), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    return tokenizer, T5EncoderModel(config)
