@@ -48,3 +48,24 @@ def t5(folder: Path, *, width: int = WIDTH) -> tuple[Any, Any]:
         vocab_size=len(words), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
     )
     return tokenizer, T5EncoderModel(config)
+
+
+def gemma(*, width: int = WIDTH) -> tuple[Any, Any]:
+    """(tokenizer, encoder): Gemma 2, whose tokens are characters."""
+    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    characters = ["\u2581", "\n", *map(chr, range(33, 127))]  # the first stands for a space
+    vocab = {token: number for number, token in enumerate([*special, *characters])}
+    config = Gemma2Config(
+        vocab_size=len(vocab),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        max_position_embeddings=2048,
+    )
+    return GemmaTokenizer(vocab, add_bos_token=True), Gemma2Model(config)

@@ -30,6 +30,8 @@ MODELS = Registry(
     },
 )
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
+    "SanaPipeline": "dav_ray.config.families.pipelines.sana:Sana",
+    "SanaSprintPipeline": "dav_ray.config.families.pipelines.sana:SanaSprint",
     "StableDiffusionPipeline": MODELS.target("diffusers"),
     "StableDiffusionXLPipeline": "dav_ray.config.families.pipelines.stable_diffusion_xl:StableDiffusionXL",
     "StableDiffusion3Pipeline": "dav_ray.config.families.pipelines.stable_diffusion_3:StableDiffusion3",

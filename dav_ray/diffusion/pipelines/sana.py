@@ -1,0 +1,118 @@
+"""`SanaPipeline` and `SanaSprintPipeline` as a `Diffusion`: a linear transformer over the latents of a deep-compression
+VAE, told of a text by Gemma."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dav_ray.diffusion.gaussian import GaussianSteps
+from dav_ray.diffusion.noise_rules import Level
+from dav_ray.diffusion.pipelines.flow import FlowModel
+from dav_ray.diffusion.pipelines.latents import Embedding, LatentModel
+
+
+class Sana(FlowModel):
+    """`Diffusion` over latents [B, C, H, W] of a rectified flow, in exactly the size that is asked for."""
+
+    pipeline = "SanaPipeline"
+
+    @property
+    def event_shape(self) -> tuple[int, int, int]:
+        return self._network.config.in_channels, *self.latent_side
+
+    def embed(self, prompt: str) -> Embedding:
+        """The last tokens' [tokens, D] of the text behind the pipeline's instruction, and which of them are text."""
+        return _embedded(self._parts, prompt, _own(self._parts, "complex_human_instruction"), self._device)
+
+    def embed_none(self, negative_prompt: str | None) -> Embedding:
+        """Without the instruction."""
+        return _embedded(self._parts, negative_prompt or "", None, self._device)
+
+    def output(self, network: Any, x: Tensor, t: Tensor, embedded: Embedding) -> Tensor:
+        said = network(
+            hidden_states=x,
+            timestep=self.schedule.timesteps.to(self._device)[t] * network.config.timestep_scale,
+            encoder_hidden_states=embedded["text"],
+            encoder_attention_mask=embedded["mask"],
+        ).sample
+        return said[:, : x.shape[1]]  # without the variance that some networks say, too
+
+
+class SanaSprint(LatentModel):
+    """`Diffusion` over latents [B, C, H, W] in units of the data's standard deviation, in one to four steps.
+
+    x_t = cos(a) x_0 + sin(a) eps at the angle a of step t (TrigFlow, arXiv 2410.11081). The network was a rectified
+    flow's, and is still told x_t / (cos a + sin a) at sigma = sin a / (cos a + sin a), and says eps - x_0 (arXiv
+    2503.09641, section 3.1). The guidance scale is one of its inputs.
+    """
+
+    pipeline = "SanaSprintPipeline"
+
+    def __init__(
+        self,
+        parts: Any,
+        *,
+        steps: int,
+        eta: float | Sequence[float] = 1.0,
+        noise: str = "renoise",
+        height: int,
+        width: int,
+        **options: Any,
+    ) -> None:
+        """parts: the pipeline; height, width: of the images; options: those of `LatentModel`."""
+        self.height, self.width = height, width
+        super().__init__(parts, angular_steps(parts, steps, eta, noise), **options)
+
+    @property
+    def event_shape(self) -> tuple[int, int, int]:
+        scale = self._parts.vae_scale_factor
+        return self._network.config.in_channels, self.height // scale, self.width // scale
+
+    @property
+    def guides(self) -> bool:
+        return False
+
+    def embed(self, prompt: str) -> Embedding:
+        """As `Sana.embed`."""
+        return _embedded(self._parts, prompt, _own(self._parts, "complex_human_instruction"), self._device)
+
+    def output(self, network: Any, x: Tensor, t: Tensor, embedded: Embedding) -> Tensor:
+        angle = self.schedule.timesteps.to(self._device)[t]
+        scale = 1 / (angle.cos() + angle.sin())
+        guidance = torch.full_like(angle, self._guidance, dtype=x.dtype) * network.config.guidance_embeds_scale
+        return network(
+            hidden_states=x * scale.reshape(-1, 1, 1, 1).to(x.dtype),
+            timestep=angle.sin() * scale,
+            guidance=guidance,
+            encoder_hidden_states=embedded["text"],
+            encoder_attention_mask=embedded["mask"],
+        ).sample
+
+
+def angular_steps(pipe: Any, steps: int, eta: float | Sequence[float], rule: str) -> GaussianSteps:
+    """T steps between the T + 1 angles that the pipeline's call gives its `SCMScheduler`."""
+    own = {"max_timesteps": _own(pipe, "max_timesteps"), "intermediate_timesteps": _own(pipe, "intermediate_timesteps")}
+    if steps != 2:
+        own["intermediate_timesteps"] = None  # the scheduler knows one for two steps alone
+    pipe.scheduler.set_timesteps(steps, **own)
+    angles = pipe.scheduler.timesteps.cpu().flip(0)
+    levels = [Level(float(a.cos()), float(a.sin())) for a in angles.double()]
+    return GaussianSteps.of(angles, levels, rule, eta, prediction="flow_prediction")
+
+
+def _own(pipe: Any, name: str) -> Any:
+    """What the pipeline's call takes for an argument that it is not given."""
+    return inspect.signature(type(pipe).__call__).parameters[name].default
+
+
+def _embedded(pipe: Any, text: str, instruction: Sequence[str] | None, device: torch.device) -> Embedding:
+    words = {"device": device, "complex_human_instruction": instruction}
+    if "do_classifier_free_guidance" in inspect.signature(pipe.encode_prompt).parameters:
+        words["do_classifier_free_guidance"] = False
+    found, mask, *_ = pipe.encode_prompt(text, **words)
+    return {"text": found[0], "mask": mask[0]}
