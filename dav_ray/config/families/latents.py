@@ -12,6 +12,7 @@ from dav_ray.config.families.pipeline_checks import read_part
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, FLOWS, mistakes
+from dav_ray.redact import show
 from dav_ray.registry import load
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Latents(Pipeline):
     side: ClassVar[int] = 1024
     multiple: ClassVar[int] = 16
     guided: ClassVar[bool] = True  # classifier-free guidance takes a second pass
+    negative: ClassVar[bool] = True  # that pass can be told a negative prompt
 
     def mistakes(self, config: Config, path: str) -> Iterator[str]:
         yield from super().mistakes(config, path)
@@ -38,6 +40,9 @@ class Latents(Pipeline):
             value = getattr(config.model, key)
             if value is not None and value % self.multiple:
                 yield f"model.{key} = {value}: the VAE can't hold it; allowed: a multiple of {self.multiple}"
+        words = config.model.negative_prompt
+        if words is not None and not self.negative:
+            yield f"model.negative_prompt = {show(words)}: {self.layout.name} takes none; allowed: null"
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         try:

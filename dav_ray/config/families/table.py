@@ -30,6 +30,7 @@ MODELS = Registry(
     },
 )
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
+    "FluxPipeline": "dav_ray.config.families.pipelines.flux:Flux",
     "StableDiffusionPipeline": MODELS.target("diffusers"),
     "StableDiffusionXLPipeline": "dav_ray.config.families.pipelines.stable_diffusion_xl:StableDiffusionXL",
     "StableDiffusion3Pipeline": "dav_ray.config.families.pipelines.stable_diffusion_3:StableDiffusion3",
