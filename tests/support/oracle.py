@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dav_ray.config.build import build
+from dav_ray.config.checks.preflight import model_mistakes
+from dav_ray.config.schema import Config
 from dav_ray.diffusion.pipelines.latents import LatentModel
 
 
@@ -32,6 +36,7 @@ def recorded(pipe: Any, prompts: Sequence[str], start: Tensor, **words: Any) -> 
         if isinstance(part, torch.nn.Module):
             part.eval()  # as loaded ones are
 
+    @wraps(step)  # pipelines look at what it takes
     def record(output: Tensor, t: Any, sample: Tensor, *rest: Any, **options: Any) -> Any:
         states.append(sample.clone())
         outputs.append(output.clone())
@@ -51,78 +56,90 @@ def differences(
     prompts: Sequence[str],
     start: Tensor,
     read: Callable[[Tensor], Tensor] = lambda output: output,
+    noise: torch.Generator | None = None,
 ) -> tuple[float, float, float]:
     """The largest difference of the guided outputs at the oracle's own states; of the pictures at the end of the
-    adapter's own steps, which must draw nothing (eta = 0); of the states that they begin with. read: what the oracle's
-    output is in the adapter's terms."""
+    adapter's own steps; of the states that they begin with. read: what the oracle's output is in the adapter's terms;
+    noise: what the steps draw from, seeded as the pipeline's generator was. Without it they must draw nothing
+    (eta = 0)."""
     steps, output = model.steps, 0.0
+    x = start
     for index, (state, said) in enumerate(zip(oracle.states, oracle.outputs, strict=True)):
         t = torch.full((len(prompts),), steps - index)
         with torch.no_grad():
             output = max(output, _apart(model._evaluate(model.called(reference=False), state, t, prompts), read(said)))
-        assert model.deterministic(steps - index)
-    images = drawn(model, prompts, start)
+            kernel = model.predict(x, steps - index, prompts).kernel
+        x = kernel.mean
+        if noise is None:
+            assert kernel.deterministic
+        else:
+            x = x + kernel.std * torch.randn(x.shape, generator=noise)
+    images = model.decode(x, prompts)
     return output, _apart(images, oracle.images), float((oracle.states[0] - start).abs().max())
-
-
-@torch.no_grad()
-def drawn(model: LatentModel, prompts: Sequence[str], start: Tensor) -> Tensor:
-    """The adapter's images at the end of its own steps, which must draw nothing (eta = 0)."""
-    x = start
-    for t in range(model.steps, 0, -1):
-        x = model.predict(x, t, prompts).kernel.mean
-    return model.decode(x, prompts)
-
-
-@dataclass(frozen=True)
-class RoundTrip:
-    """The largest differences of images: of the adapted model to the pretrained one, of the pipeline with these
-    adapters to the adapted model, and of another model that was given the adapters' state."""
-
-    moved: float
-    loaded: float
-    restored: float
 
 
 def lora_round_trip(
     model_of: Callable[[Any], LatentModel],
     pipe_of: Callable[[], Any],
-    draw: Callable[[Any], Tensor],
+    draw: Callable[[Any], Recorded],
+    targets: Sequence[str],
     prompts: Sequence[str],
     start: Tensor,
-    targets: Sequence[str],
     folder: Path,
-) -> RoundTrip:
-    """Adapters that are not zero, by `write_policy` into a pipeline's `load_lora_weights`, and by `load_policy_state`
-    into another model. pipe_of: the same weights each time; model_of: a model of it that draws nothing (eta = 0);
-    draw: the pipeline's own images from `start`."""
-
-    def adapted() -> LatentModel:
-        model = model_of(pipe_of())
-        model.add_adapters(4, 6.0, targets, seed=0)
-        return model
-
-    model, generator = adapted(), torch.Generator().manual_seed(5)
-    plain = drawn(model, prompts, start)
-    with torch.no_grad():
-        for parameter in model.trainable().parameters():
-            if parameter.requires_grad:
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    noise: torch.Generator | None = None,
+) -> tuple[float, float]:
+    """The largest difference between the pictures of an adapter whose LoRA layers are not zero and those of a pipeline
+    that has loaded what the adapter wrote; between the pictures with and without these layers. model_of: the adapter of
+    a pipeline; pipe_of: the same pipeline, anew; draw: what `recorded` says of one; noise: as `differences`. A second
+    adapter that takes the file's parameters has to be the first."""
+    model = model_of(pipe_of())
+    model.add_adapters(4, 2.0, targets, 0)
+    generator = torch.Generator().manual_seed(7)
+    moved = {
+        name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in model.policy_state().items()
+    }
+    model.load_policy_state(moved)
     model.write_policy(folder)
-    images = drawn(model, prompts, start)
     pipe = pipe_of()
+    before = draw(pipe)
     pipe.load_lora_weights(str(folder))
-    other, file = adapted(), load_file(folder / model.policy_file)
-    other.load_policy_state({name.removeprefix(model.policy_prefix): tensor for name, tensor in file.items()})
-    return RoundTrip(_apart(images, plain), _apart(images, draw(pipe)), _apart(images, drawn(other, prompts, start)))
+    after = draw(pipe)
+    _, apart, _ = differences(model, after, prompts, start, noise=noise)
+
+    stored = load_file(folder / model.policy_file)
+    second = model_of(pipe_of())
+    second.add_adapters(4, 2.0, targets, 1)
+    second.load_policy_state({name.removeprefix(model.policy_prefix): tensor for name, tensor in stored.items()})
+    assert second.policy_state().keys() == moved.keys()
+    assert all(torch.equal(tensor, moved[name]) for name, tensor in second.policy_state().items())
+    return apart, _apart(after.images, before.images)
 
 
-def gradient_is_finite(model: LatentModel, prompts: Sequence[str], start: Tensor) -> bool:
-    """Whether the brightness of the decoded guess has a finite gradient, not zero, in each noisy state."""
-    x = model.relax(start).clone().requires_grad_()
-    images = model.decode(model.predict(x, model.steps - 1, prompts).x0_hat, prompts, model.steps - 1)
-    (found,) = torch.autograd.grad(images.mean(), x)
-    return bool(found.isfinite().all()) and bool((found.flatten(1).abs().amax(1) > 0).all())
+def of_recipe(
+    pipe: Any, folder: Path, prompts: Sequence[str], *, search: Mapping[str, Any], **keys: Any
+) -> LatentModel:
+    """What a recipe with the pipeline's folder builds; it has no mistakes. keys: of its section `model`."""
+    pipe.save_pretrained(folder)
+    sections = {"model": {"path": str(folder), **keys}, "prompts": list(prompts), "reward": {"kind": "brightness"}}
+    config = Config.model_validate({**sections, "search": search})
+    assert not (found := list(model_mistakes(config))), found
+    model: Any = build(config)
+    return model
+
+
+def gradient_is_finite(model: LatentModel, prompts: Sequence[str]) -> bool:
+    """Whether the brightness of what is decoded from the guess at each step has a gradient at that step's state that is
+    finite and not zero, for each prompt."""
+    for t in range(model.steps, 0, -1):
+        x = torch.randn((len(prompts), *model.event_shape), generator=torch.Generator().manual_seed(t))
+        x = model.relax(x).requires_grad_()
+        images = model.decode(model.predict(x, t, prompts).x0_hat, prompts, t)
+        (slope,) = torch.autograd.grad(images.sum(), x)
+        slope = slope.flatten(1)
+        if not (slope.isfinite().all() and (slope.abs().amax(1) > 0).all()):
+            return False
+    return True
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

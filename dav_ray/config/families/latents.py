@@ -32,7 +32,6 @@ class Latents(Pipeline):
     side: ClassVar[int] = 1024
     multiple: ClassVar[int] = 16
     guided: ClassVar[bool] = True  # classifier-free guidance takes a second pass
-    negative: ClassVar[bool] = True  # that pass can be told a negative prompt
 
     def mistakes(self, config: Config, path: str) -> Iterator[str]:
         yield from super().mistakes(config, path)
@@ -40,9 +39,10 @@ class Latents(Pipeline):
             value = getattr(config.model, key)
             if value is not None and value % self.multiple:
                 yield f"model.{key} = {value}: the VAE can't hold it; allowed: a multiple of {self.multiple}"
-        words = config.model.negative_prompt
-        if words is not None and not self.negative:
-            yield f"model.negative_prompt = {show(words)}: {self.layout.name} takes none; allowed: null"
+        for key in self.unused:
+            value, default = getattr(config.model, key), type(config.model).model_fields[key].default
+            if value != default:
+                yield f"model.{key} = {value}: a {self.layout.name} has no use for it; allowed: {show(default)}"
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         try:
