@@ -34,6 +34,7 @@ PIPELINES = {  # of kind diffusers, by the class that model_index.json names
     "StableDiffusionPipeline": MODELS.target("diffusers"),
     "StableDiffusionXLPipeline": "dav_ray.config.families.pipelines.stable_diffusion_xl:StableDiffusionXL",
     "StableDiffusion3Pipeline": "dav_ray.config.families.pipelines.stable_diffusion_3:StableDiffusion3",
+    "ZImagePipeline": "dav_ray.config.families.pipelines.z_image:ZImage",
 }
 USUAL = "diffusers"  # where a recipe names no kind
 
