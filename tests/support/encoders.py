@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.support.tiny import byte_level
+from tests.support.tiny import byte_characters, byte_level
 
 LENGTH = 12  # tokens
 WIDTH = 16
@@ -69,3 +69,31 @@ def gemma(*, width: int = WIDTH) -> tuple[Any, Any]:
         max_position_embeddings=2048,
     )
     return GemmaTokenizer(vocab, add_bos_token=True), Gemma2Model(config)
+
+
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def qwen3(*, width: int = WIDTH, layers: int = 3, causal: bool = False) -> tuple[Any, Any]:
+    """(tokenizer, encoder) with a chat template; causal: the class with a head over the vocabulary."""
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+
+    words = [*byte_characters(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHAT
+    config = Qwen3Config(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=512,
+    )
+    return tokenizer, (Qwen3ForCausalLM if causal else Qwen3Model)(config)

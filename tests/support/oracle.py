@@ -89,12 +89,9 @@ def lora_round_trip(
     noise: torch.Generator | None = None,
 ) -> tuple[float, float]:
     """The largest difference between the pictures of an adapter whose LoRA layers are not zero and those of a pipeline
-    that has loaded what the adapter wrote; between the pictures with and without these layers. A second adapter that takes
-    the file's parameters has to be the first.
-
-    model_of: the adapter of a pipeline; pipe_of: the same pipeline, anew; draw: what `recorded` says of one; noise: as
-    `differences`.
-    """
+    that has loaded what the adapter wrote; between the pictures with and without these layers. model_of: the adapter of
+    a pipeline; pipe_of: the same pipeline, anew; draw: what `recorded` says of one; noise: as `differences`. A second
+    adapter that takes the file's parameters has to be the first."""
     model = model_of(pipe_of())
     model.add_adapters(4, 2.0, targets, 0)
     generator = torch.Generator().manual_seed(7)

@@ -24,7 +24,8 @@ class Layout:
     """What a pipeline of one class is made of.
 
     name: the class; words: the class and its versions, for messages; policy: the network that is trained; networks: the
-    parts with weights, the policy among them; others: parts that it must not have.
+    parts with weights, the policy among them; others: parts that it must not have; packed: how many of the VAE's
+    channels, of neighbouring places, are one channel each of the policy's.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Layout:
     networks: tuple[str, ...]
     parts: tuple[str, ...]
     others: frozenset[str]
+    packed: int = 1
 
 
 def pipeline_mistakes(folder: Path, layout: Layout, variant: str | None) -> Iterator[str]:
@@ -164,8 +166,10 @@ def _part_mistakes(folder: Path, index: dict[str, Any], layout: Layout, variant:
         if (folder / layout.policy).is_dir() and (folder / "vae").is_dir():
             yield str(error)
         return
-    if inputs != latents:
-        yield f"the {layout.policy} takes {inputs} channels, the vae has {latents}; allowed: a text-to-image pipeline"
+    if inputs != latents * layout.packed:
+        times = f" (times {layout.packed})" if layout.packed > 1 else ""
+        words = f"the {layout.policy} takes {inputs} channels, the vae has {latents}{times}"
+        yield f"{words}; allowed: a text-to-image pipeline"
 
 
 def weight_mistakes(

@@ -30,11 +30,14 @@ MODELS = Registry(
     },
 )
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
+    "FluxPipeline": "dav_ray.config.families.pipelines.flux:Flux",
+    "LatentConsistencyModelPipeline": "dav_ray.config.families.pipelines.latent_consistency:LatentConsistency",
     "SanaPipeline": "dav_ray.config.families.pipelines.sana:Sana",
     "SanaSprintPipeline": "dav_ray.config.families.pipelines.sana:SanaSprint",
     "StableDiffusionPipeline": MODELS.target("diffusers"),
     "StableDiffusionXLPipeline": "dav_ray.config.families.pipelines.stable_diffusion_xl:StableDiffusionXL",
     "StableDiffusion3Pipeline": "dav_ray.config.families.pipelines.stable_diffusion_3:StableDiffusion3",
+    "ZImagePipeline": "dav_ray.config.families.pipelines.z_image:ZImage",
 }
 USUAL = "diffusers"  # where a recipe names no kind
 

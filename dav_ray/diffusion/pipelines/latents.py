@@ -82,10 +82,13 @@ class LatentModel(ContinuousStates, PolicyNetwork):
         """What it is told in the pass without the prompt, which guidance leads away from."""
         return self.embed(negative_prompt or "")
 
+    def unpacked(self, x_0: Tensor) -> Tensor:
+        """The states as the latents [B, C, H, W] that they stand for, in the network's scale."""
+        return x_0
+
     def latents(self, x_0: Tensor) -> Tensor:
         """What the VAE decodes, [B, C, H, W]."""
-        config = self._parts.vae.config
-        return x_0 / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        return _in_scale_of(self._parts.vae, self.unpacked(x_0))
 
     def guided(self, free: Tensor, conditional: Tensor) -> Tensor:
         """Classifier-free guidance: e_0 + s (e_c - e_0)."""
@@ -185,8 +188,10 @@ class LatentModel(ContinuousStates, PolicyNetwork):
 
     def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """Images [B, 3, H, W] float32 in [0, 1]."""
-        vae = (self._draft if t > self._draft_above else None) or self._parts.vae
-        latents = self.latents(x_0).to(vae.dtype)
+        draft = self._draft if t > self._draft_above else None
+        vae = draft or self._parts.vae
+        # a draft has a scale of its own
+        latents = (_in_scale_of(draft, self.unpacked(x_0)) if draft else self.latents(x_0)).to(vae.dtype)
 
         def images(rows: slice) -> Tensor:
             return (vae.decode(latents[rows]).sample.float() / 2 + 0.5).clamp(0, 1)
@@ -227,6 +232,11 @@ class LatentModel(ContinuousStates, PolicyNetwork):
         parts = getattr(self._parts, "components", None) or vars(self._parts)
         found = [*parts.values(), self._draft]
         return list({id(part): part for part in found if isinstance(part, torch.nn.Module)}.values())
+
+
+def _in_scale_of(vae: Any, latents: Tensor) -> Tensor:
+    """The network's latents as this VAE's decoder takes them."""
+    return latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
 
 
 def _overflows(vae: Any) -> bool:

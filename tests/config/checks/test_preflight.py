@@ -260,9 +260,9 @@ def test_pipelines_that_cannot_be_searched(folder: Path, file: str, changes: dic
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("StableDiffusionXLPipeline", ("text_encoder_2", "tokenizer_2")),
-        ("StableDiffusion3Pipeline", ("text_encoder_2", "text_encoder_3", "transformer", "-unet")),
-        ("FluxPipeline", ("text_encoder_2", "transformer", "-unet")),
+        ("StableDiffusionXLInpaintPipeline", ("text_encoder_2", "tokenizer_2")),
+        ("StableDiffusion3InpaintPipeline", ("text_encoder_2", "text_encoder_3", "transformer", "-unet")),
+        ("FluxKontextPipeline", ("text_encoder_2", "transformer", "-unet")),
         ("PixArtAlphaPipeline", ("transformer", "-unet")),
         ("DDPMPipeline", ("-vae", "-text_encoder", "-tokenizer")),
         ("StableDiffusionControlNetPipeline", ("controlnet",)),

@@ -12,7 +12,7 @@ from dav_ray.diffusion.pipelines.schedulers import ANGLES, FLOW_SOLVERS, FLOWS
 class Sana(Flow):
     """A rectified flow with Gemma as its text encoder. Images have exactly the size that is asked for."""
 
-    adapter = "dav_ray.diffusion.pipelines.sana:Sana"
+    adapter = "dav_ray.diffusion.pipelines.flows.sana:Sana"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     schedulers = frozenset(FLOWS | FLOW_SOLVERS)
     multiple = 32
@@ -30,7 +30,7 @@ class Sana(Flow):
 class SanaSprint(Sana):
     """The guidance scale is an input of the network; there is no negative prompt."""
 
-    adapter = "dav_ray.diffusion.pipelines.sana:SanaSprint"
+    adapter = "dav_ray.diffusion.pipelines.few_step.sana_sprint:SanaSprint"
     schedulers = frozenset(ANGLES)
     unused = ("draft_vae", "negative_prompt")
     guided = False

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dav_ray.config.families.pipelines.sana import SanaSprint as Family
-from dav_ray.diffusion.pipelines.sana import SanaSprint
-from tests.diffusion.pipelines.test_sana import PROMPTS, begin, tiny_parts
+from dav_ray.diffusion.pipelines.few_step.sana_sprint import SanaSprint
 from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
+from tests.support.sana import PROMPTS, begin, tiny_parts
 
 SPREAD, SEED = 0.5, 3  # sigma_data
 

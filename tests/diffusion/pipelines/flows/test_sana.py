@@ -11,50 +11,13 @@ import torch
 
 from dav_ray.config.families.pipelines.sana import Sana as Family
 from dav_ray.diffusion.pipelines.files import as_flow
-from dav_ray.diffusion.pipelines.sana import Sana
+from dav_ray.diffusion.pipelines.flows.sana import Sana
 from dav_ray.diffusion.pipelines.schedulers import mistakes
-from tests.support.encoders import gemma
 from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
+from tests.support.sana import PROMPTS, SCALE, begin, tiny_parts
 
-SCALE, STEPS, PROMPTS = 4, 4, ["a cat", "two dogs, and a very long sentence about them"]
+STEPS = 4
 SOLVER = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-
-
-def tiny_parts(*, out_channels: int = 4, **options: Any) -> dict[str, Any]:
-    """All parts of a pipeline but its scheduler."""
-    from diffusers import AutoencoderDC, SanaTransformer2DModel
-
-    torch.manual_seed(0)
-    tokenizer, encoder = gemma()
-    blocks = {
-        "block_types": ("ResBlock", "EfficientViTBlock", "EfficientViTBlock"),
-        "block_out_channels": (8, 8, 8),
-        "layers_per_block": (1, 1, 1),
-        "qkv_multiscales": ((), (5,), (5,)),
-    }
-    return {
-        "tokenizer": tokenizer,
-        "text_encoder": encoder,
-        "vae": AutoencoderDC(
-            latent_channels=4,
-            attention_head_dim=2,
-            scaling_factor=0.41407,
-            **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in blocks.items()},
-        ),
-        "transformer": SanaTransformer2DModel(
-            in_channels=4,
-            out_channels=out_channels,
-            num_layers=2,
-            num_attention_heads=2,
-            attention_head_dim=4,
-            num_cross_attention_heads=2,
-            cross_attention_head_dim=4,
-            cross_attention_dim=8,
-            caption_channels=16,
-            sample_size=8,
-            **options,
-        ),
-    }
 
 
 def tiny(**options: Any) -> Any:
@@ -63,10 +26,6 @@ def tiny(**options: Any) -> Any:
     pipe = SanaPipeline(**tiny_parts(**options), scheduler=as_flow(DPMSolverMultistepScheduler(**SOLVER)))
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def begin(height: int, width: int) -> torch.Tensor:
-    return torch.randn(2, 4, height // SCALE, width // SCALE, generator=torch.Generator().manual_seed(1))
 
 
 def drawn(height: int, width: int, guidance: float, **options: Any) -> Callable[[Any], Recorded]:
