@@ -97,3 +97,25 @@ def qwen3(*, width: int = WIDTH, layers: int = 3, causal: bool = False) -> tuple
         max_position_embeddings=512,
     )
     return tokenizer, (Qwen3ForCausalLM if causal else Qwen3Model)(config)
+
+
+def qwen2_vl(*, width: int = WIDTH) -> tuple[Any, Any]:
+    """(tokenizer, encoder): Qwen 2.5 VL, of which text encoders use the language model alone."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+    words = [*byte_characters(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": width,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), words.index("<|endoftext|>")),
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": width}
+    return tokenizer, Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))

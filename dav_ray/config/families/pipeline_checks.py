@@ -161,7 +161,8 @@ def _part_mistakes(folder: Path, index: dict[str, Any], layout: Layout, variant:
             yield f"the folder {part} has no safetensors weights{f' of variant {variant}' if variant else ''}"
     try:
         inputs = read_part(folder / layout.policy / "config.json").get("in_channels", 4)
-        latents = read_part(folder / "vae" / "config.json").get("latent_channels", 4)
+        vae = read_part(folder / "vae" / "config.json")
+        latents = vae.get("latent_channels", vae.get("z_dim", 4))
     except ValueError as error:
         if (folder / layout.policy).is_dir() and (folder / "vae").is_dir():
             yield str(error)

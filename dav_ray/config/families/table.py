@@ -32,6 +32,7 @@ MODELS = Registry(
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
     "FluxPipeline": "dav_ray.config.families.pipelines.flux:Flux",
     "LatentConsistencyModelPipeline": "dav_ray.config.families.pipelines.latent_consistency:LatentConsistency",
+    "QwenImagePipeline": "dav_ray.config.families.pipelines.qwen_image:QwenImage",
     "SanaPipeline": "dav_ray.config.families.pipelines.sana:Sana",
     "SanaSprintPipeline": "dav_ray.config.families.pipelines.sana:SanaSprint",
     "StableDiffusionPipeline": MODELS.target("diffusers"),

@@ -6,6 +6,7 @@ its decoder takes.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,10 @@ class LatentModel(ContinuousStates, PolicyNetwork):
     def latents(self, x_0: Tensor) -> Tensor:
         """What the VAE decodes, [B, C, H, W]."""
         return _in_scale_of(self._parts.vae, self.unpacked(x_0))
+
+    def pixels(self, vae: Any, latents: Tensor) -> Tensor:
+        """[B, 3, H, W], about in [-1, 1]."""
+        return vae.decode(latents).sample
 
     def guided(self, free: Tensor, conditional: Tensor) -> Tensor:
         """Classifier-free guidance: e_0 + s (e_c - e_0)."""
@@ -194,7 +199,7 @@ class LatentModel(ContinuousStates, PolicyNetwork):
         latents = (_in_scale_of(draft, self.unpacked(x_0)) if draft else self.latents(x_0)).to(vae.dtype)
 
         def images(rows: slice) -> Tensor:
-            return (vae.decode(latents[rows]).sample.float() / 2 + 0.5).clamp(0, 1)
+            return (self.pixels(vae, latents[rows]).float() / 2 + 0.5).clamp(0, 1)
 
         if torch.is_grad_enabled():
             return torch.cat([images(rows) for rows in self._decoding.calls(len(x_0))])
@@ -232,6 +237,11 @@ class LatentModel(ContinuousStates, PolicyNetwork):
         parts = getattr(self._parts, "components", None) or vars(self._parts)
         found = [*parts.values(), self._draft]
         return list({id(part): part for part in found if isinstance(part, torch.nn.Module)}.values())
+
+
+def usual(pipe: Any, argument: str) -> Any:
+    """What the pipeline's call takes for an argument that it is not given."""
+    return inspect.signature(type(pipe).__call__).parameters[argument].default
 
 
 def _in_scale_of(vae: Any, latents: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dav_ray.diffusion.gaussian import GaussianSteps
 from dav_ray.diffusion.noise_rules import Level
-from dav_ray.diffusion.pipelines.flows.sana import embedded, own
-from dav_ray.diffusion.pipelines.latents import Embedding, LatentModel
+from dav_ray.diffusion.pipelines.flows.sana import embedded
+from dav_ray.diffusion.pipelines.latents import Embedding, LatentModel, usual
 
 
 class SanaSprint(LatentModel):
@@ -50,18 +50,16 @@ class SanaSprint(LatentModel):
 
     def embed(self, prompt: str) -> Embedding:
         """Of the text behind the pipeline's own instruction."""
-        return embedded(self._parts, prompt, own(self._parts, "complex_human_instruction"), self._device)
+        return embedded(self._parts, prompt, usual(self._parts, "complex_human_instruction"), self._device)
 
     def output(self, network: Any, x: Tensor, t: Tensor, embedded: Embedding) -> Tensor:
         angle = self.schedule.timesteps.to(self._device)[t]
         scale = 1 / (angle.cos() + angle.sin())
-        guidance = (
-            torch.full_like(angle, self._guidance, dtype=x.dtype) * self._parts.transformer.config.guidance_embeds_scale
-        )
+        told = self._guidance * self._parts.transformer.config.guidance_embeds_scale
         return network(
             hidden_states=x * scale.reshape(-1, 1, 1, 1).to(x.dtype),
             timestep=angle.sin() * scale,
-            guidance=guidance,
+            guidance=torch.full_like(angle, told, dtype=x.dtype),
             encoder_hidden_states=embedded["text"],
             encoder_attention_mask=embedded["mask"],
         ).sample
@@ -70,8 +68,8 @@ class SanaSprint(LatentModel):
 def angular_steps(pipe: Any, steps: int, eta: float | Sequence[float], rule: str) -> GaussianSteps:
     """T steps between the T + 1 angles that the pipeline's call gives its `SCMScheduler`."""
     # the scheduler knows a middle for two steps alone
-    middle = own(pipe, "intermediate_timesteps") if steps == 2 else None
-    pipe.scheduler.set_timesteps(steps, max_timesteps=own(pipe, "max_timesteps"), intermediate_timesteps=middle)
+    middle = usual(pipe, "intermediate_timesteps") if steps == 2 else None
+    pipe.scheduler.set_timesteps(steps, max_timesteps=usual(pipe, "max_timesteps"), intermediate_timesteps=middle)
     angles = pipe.scheduler.timesteps.cpu().flip(0)
     levels = [Level(float(a.cos()), float(a.sin())) for a in angles.double()]
     return GaussianSteps.of(angles, levels, rule, eta, prediction="flow_prediction")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dav_ray.diffusion.pipelines.flow import FlowModel
-from dav_ray.diffusion.pipelines.latents import Embedding
+from dav_ray.diffusion.pipelines.latents import Embedding, usual
 
 
 class Sana(FlowModel):
@@ -25,7 +25,7 @@ class Sana(FlowModel):
 
     def embed(self, prompt: str) -> Embedding:
         """Of the text behind the pipeline's own instruction."""
-        return embedded(self._parts, prompt, own(self._parts, "complex_human_instruction"), self._device)
+        return embedded(self._parts, prompt, usual(self._parts, "complex_human_instruction"), self._device)
 
     def embed_none(self, negative_prompt: str | None) -> Embedding:
         """Without the instruction."""
@@ -39,11 +39,6 @@ class Sana(FlowModel):
             encoder_attention_mask=embedded["mask"],
         ).sample
         return said[:, : x.shape[1]]  # without the variance that some networks say, too
-
-
-def own(pipe: Any, name: str) -> Any:
-    """What the pipeline's call takes for an argument that it is not given."""
-    return inspect.signature(type(pipe).__call__).parameters[name].default
 
 
 def embedded(pipe: Any, text: str, instruction: Sequence[str] | None, device: torch.device) -> Embedding:
