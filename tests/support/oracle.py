@@ -16,6 +16,7 @@ from dav_ray.config.build import build
 from dav_ray.config.checks.preflight import model_mistakes
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.pipelines.latents import LatentModel
+from dav_ray.diffusion.pipelines.unconditional import Unconditional
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Recorded:
 
 def recorded(pipe: Any, prompts: Sequence[str], start: Tensor, **words: Any) -> Recorded:
     """The pipeline from the latents `start`, with its own scheduler; words: further arguments of its call."""
+    return watched(pipe, prompt=list(prompts), latents=start.clone(), **words)
+
+
+def watched(pipe: Any, **words: Any) -> Recorded:
+    """The pipeline's call with these arguments, and with its own scheduler."""
     states: list[Tensor] = []
     outputs: list[Tensor] = []
     step = pipe.scheduler.step
@@ -44,14 +50,14 @@ def recorded(pipe: Any, prompts: Sequence[str], start: Tensor, **words: Any) -> 
 
     pipe.scheduler.step = record
     try:
-        images = pipe(prompt=list(prompts), latents=start.clone(), output_type="pt", **words).images
+        images = pipe(output_type="pt", **words).images
     finally:
         pipe.scheduler.step = step
     return Recorded(states, outputs, images)
 
 
 def differences(
-    model: LatentModel,
+    model: LatentModel | Unconditional,
     oracle: Recorded,
     prompts: Sequence[str],
     start: Tensor,
@@ -128,7 +134,7 @@ def of_recipe(
     return model
 
 
-def gradient_is_finite(model: LatentModel, prompts: Sequence[str]) -> bool:
+def gradient_is_finite(model: LatentModel | Unconditional, prompts: Sequence[str]) -> bool:
     """Whether the brightness of what is decoded from the guess at each step has a gradient at that step's state that is
     finite and not zero, for each prompt."""
     for t in range(model.steps, 0, -1):

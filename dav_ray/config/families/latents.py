@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.pipeline import SCHEDULER, Pipeline
-from dav_ray.config.families.pipeline_checks import read_part
+from dav_ray.config.families.pipeline_checks import read_part, useless
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, FLOWS, mistakes
-from dav_ray.redact import show
 from dav_ray.registry import load
 
 if TYPE_CHECKING:
@@ -39,10 +38,7 @@ class Latents(Pipeline):
             value = getattr(config.model, key)
             if value is not None and value % self.multiple:
                 yield f"model.{key} = {value}: the VAE can't hold it; allowed: a multiple of {self.multiple}"
-        for key in self.unused:
-            value, default = getattr(config.model, key), type(config.model).model_fields[key].default
-            if value != default:
-                yield f"model.{key} = {value}: a {self.layout.name} has no use for it; allowed: {show(default)}"
+        yield from useless(config.model, self.unused, self.layout)
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         try:

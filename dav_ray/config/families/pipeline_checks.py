@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.hub import INDEX, is_hub_id
@@ -16,7 +16,12 @@ from dav_ray.errors import UserError
 from dav_ray.redact import PATH, show
 from dav_ray.strict import parse_object
 
+if TYPE_CHECKING:
+    from dav_ray.config.sections.model import Model
+
 LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of: no code comes with a model
+# of attention layers in older files: diffusers renames them as it loads a network
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,14 @@ def _parts(index: dict[str, Any]) -> set[str]:
     return {key for key, value in index.items() if isinstance(value, list) and value and value[0]}
 
 
+def useless(model: Model, keys: Sequence[str], layout: Layout) -> Iterator[str]:
+    """One line per key of these that is set, and means nothing for pipelines of this layout."""
+    for key in keys:
+        value, default = getattr(model, key), type(model).model_fields[key].default
+        if value != default:
+            yield f"model.{key} = {value}: a {layout.name} has no use for it; allowed: {show(default)}"
+
+
 def draft_mistakes(path: str | None) -> Iterator[str]:
     """Of a draft VAE on this disk."""
     if path is None or is_hub_id(path):
@@ -190,9 +203,14 @@ def weight_mistakes(
                 yield f"{key}: {part}/{show(file.name)} {error}"
                 return
             names += shapes if part == layout.policy else ()
-    layers = sorted({name.rpartition(".")[0] for name in names})
+    layers = sorted({_new_name(name.rpartition(".")[0]) for name in names})
     wrong = [t for t in targets if not any(f".{layer}".endswith(f".{t}") for layer in layers)]
     if wrong:
         known = sorted({layer.rpartition(".")[2] for layer in layers} - {str(i) for i in range(100)})
         rule = f"allowed: null ({', '.join(usual)}), or the ends of layers' names, for instance {', '.join(known[:8])}"
         yield f"mstep.lora.targets = {show(', '.join(wrong))}: the {layout.policy} has no such layer; {rule}"
+
+
+def _new_name(layer: str) -> str:
+    parent, dot, own = layer.rpartition(".")
+    return f"{parent}{dot}{OLD_NAMES.get(own, own)}"

@@ -30,6 +30,8 @@ MODELS = Registry(
     },
 )
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
+    "DDIMPipeline": "dav_ray.config.families.pipelines.unconditional:DDIM",
+    "DDPMPipeline": "dav_ray.config.families.pipelines.unconditional:DDPM",
     "FluxPipeline": "dav_ray.config.families.pipelines.flux:Flux",
     "LatentConsistencyModelPipeline": "dav_ray.config.families.pipelines.latent_consistency:LatentConsistency",
     "QwenImagePipeline": "dav_ray.config.families.pipelines.qwen_image:QwenImage",

@@ -264,7 +264,7 @@ def test_pipelines_that_cannot_be_searched(folder: Path, file: str, changes: dic
         ("StableDiffusion3InpaintPipeline", ("text_encoder_2", "text_encoder_3", "transformer", "-unet")),
         ("FluxKontextPipeline", ("text_encoder_2", "transformer", "-unet")),
         ("PixArtAlphaPipeline", ("transformer", "-unet")),
-        ("DDPMPipeline", ("-vae", "-text_encoder", "-tokenizer")),
+        ("ConsistencyModelPipeline", ("-vae", "-text_encoder", "-tokenizer")),
         ("StableDiffusionControlNetPipeline", ("controlnet",)),
     ],
 )
