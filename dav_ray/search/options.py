@@ -68,7 +68,10 @@ class Search(Section):
     steps: int = Field(default=50, ge=2, le=1_000_000, description="T: sampling steps")
     eta: float = Field(default=1.0, ge=0, le=1, description="DDIM eta; a search needs eta > 0")
     guidance_scale: float = Field(
-        default=5.0, ge=0, description="classifier-free guidance; 1 = none (one network pass)"
+        default=5.0,
+        ge=0,
+        description="guidance as the pipeline takes it: mostly 1 = none (one network pass); Z-Image: 0 = none; FLUX.1: "
+        "told to the network",
     )
     trajectories: int = Field(default=64, ge=1, le=1_000_000, description="accepted trajectories per round")
     chunk: int = Field(
