@@ -116,8 +116,8 @@ def _v_prediction(x: Tensor, out: Tensor, alpha: Tensor, sigma: Tensor) -> tuple
 
 
 def _flow_prediction(x: Tensor, out: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """out = eps - x_0, where alpha = 1 - sigma (rectified flow, Liu et al. 2022)."""
-    return x - sigma * out, x + alpha * out
+    """out = eps - x_0 (rectified flow, Liu et al. 2022, where alpha + sigma = 1; any other levels do, too)."""
+    return (x - sigma * out) / (alpha + sigma), (x + alpha * out) / (alpha + sigma)
 
 
 def _sample(x: Tensor, out: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,10 @@ class Search(Section):
         json_schema_extra={"allowed": noise_rules.ALLOWED, "anyOf": noise_rules.SCHEMA},
     )
     guidance_scale: float = Field(
-        default=5.0, ge=0, description="classifier-free guidance; 1 = none (one network pass)"
+        default=5.0,
+        ge=0,
+        description="guidance as the pipeline takes it: mostly 1 = none (one network pass); Z-Image: 0 = none; FLUX.1: "
+        "told to the network",
     )
     trajectories: int = Field(default=64, ge=1, le=1_000_000, description="accepted trajectories per round")
     chunk: int = Field(

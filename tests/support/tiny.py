@@ -81,10 +81,14 @@ def save_tiny(folder: Path, **options: Any) -> str:
 def byte_level(folder: Path, cls: Any) -> Any:
     """Byte-level: 256 characters, the same at a word's end, begin, end; no merges."""
     folder.mkdir(parents=True, exist_ok=True)
-    visible = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255]
-    hidden = [b for b in range(256) if b not in visible]
-    characters = [chr(b) for b in visible] + [chr(256 + i) for i in range(len(hidden))]
+    characters = byte_characters()
     words = characters + [c + "</w>" for c in characters] + ["<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return cls(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=12)
+
+
+def byte_characters() -> list[str]:
+    """The 256 characters by which byte-level tokenizers write bytes."""
+    visible = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255]
+    return [chr(b) for b in visible] + [chr(256 + i) for i in range(256 - len(visible))]

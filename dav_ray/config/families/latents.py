@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.pipeline import SCHEDULER, Pipeline
-from dav_ray.config.families.pipeline_checks import read_part
+from dav_ray.config.families.pipeline_checks import read_part, useless
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, FLOWS, mistakes
@@ -38,6 +38,7 @@ class Latents(Pipeline):
             value = getattr(config.model, key)
             if value is not None and value % self.multiple:
                 yield f"model.{key} = {value}: the VAE can't hold it; allowed: a multiple of {self.multiple}"
+        yield from useless(config.model, self.unused, self.layout)
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         try:
@@ -59,7 +60,8 @@ class Latents(Pipeline):
         """Of the images that the pipeline draws if it is not told a size: its network's latents, enlarged by the
         VAE."""
         network, vae = (json_if_there(folder / part / "config.json") for part in (self.layout.policy, "vae"))
-        latents, levels = network.get("sample_size"), vae.get("block_out_channels")
+        latents = network.get("sample_size")
+        levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
         return latents * 2 ** (len(levels) - 1) if isinstance(latents, int) and levels else self.side
 
     def build(self, config: Config, held: Runtime) -> Adaptable:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.families.table import PIPELINES
 from dav_ray.config.model_path import model_path
@@ -17,7 +17,12 @@ from dav_ray.errors import UserError
 from dav_ray.redact import PATH, show
 from dav_ray.strict import parse_object
 
+if TYPE_CHECKING:
+    from dav_ray.config.sections.model import Model
+
 LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of: no code comes with a model
+# of attention layers in older files: diffusers renames them as it loads a network
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Layout:
     """What a pipeline of one class is made of.
 
     name: the class; words: the class and its versions, for messages; policy: the network that is trained; networks: the
-    parts with weights, the policy among them; others: parts that it must not have.
+    parts with weights, the policy among them; others: parts that it must not have; packed: how many of the VAE's
+    channels, of neighbouring places, are one channel each of the policy's.
     """
 
     name: str
@@ -34,6 +40,7 @@ class Layout:
     networks: tuple[str, ...]
     parts: tuple[str, ...]
     others: frozenset[str]
+    packed: int = 1
 
 
 def pipeline_mistakes(folder: Path, layout: Layout, variant: str | None) -> Iterator[str]:
@@ -106,6 +113,14 @@ def _parts(index: dict[str, Any]) -> set[str]:
     return {key for key, value in index.items() if isinstance(value, list) and value and value[0]}
 
 
+def useless(model: Model, keys: Sequence[str], layout: Layout) -> Iterator[str]:
+    """One line per key of these that is set, and means nothing for pipelines of this layout."""
+    for key in keys:
+        value, default = getattr(model, key), type(model).model_fields[key].default
+        if value != default:
+            yield f"model.{key} = {value}: a {layout.name} has no use for it; allowed: {show(default)}"
+
+
 def draft_mistakes(path: str | None) -> Iterator[str]:
     """Of a draft VAE on this disk."""
     if path is None or is_hub_id(path):
@@ -160,13 +175,16 @@ def _part_mistakes(folder: Path, index: dict[str, Any], layout: Layout, variant:
             yield f"the folder {part} has no safetensors weights{f' of variant {variant}' if variant else ''}"
     try:
         inputs = read_part(folder / layout.policy / "config.json").get("in_channels", 4)
-        latents = read_part(folder / "vae" / "config.json").get("latent_channels", 4)
+        vae = read_part(folder / "vae" / "config.json")
+        latents = vae.get("latent_channels", vae.get("z_dim", 4))
     except ValueError as error:
         if (folder / layout.policy).is_dir() and (folder / "vae").is_dir():
             yield str(error)
         return
-    if inputs != latents:
-        yield f"the {layout.policy} takes {inputs} channels, the vae has {latents}; allowed: a text-to-image pipeline"
+    if inputs != latents * layout.packed:
+        times = f" (times {layout.packed})" if layout.packed > 1 else ""
+        words = f"the {layout.policy} takes {inputs} channels, the vae has {latents}{times}"
+        yield f"{words}; allowed: a text-to-image pipeline"
 
 
 def weight_mistakes(
@@ -186,9 +204,14 @@ def weight_mistakes(
                 yield f"{key}: {part}/{show(file.name)} {error}"
                 return
             names += shapes if part == layout.policy else ()
-    layers = sorted({name.rpartition(".")[0] for name in names})
+    layers = sorted({_new_name(name.rpartition(".")[0]) for name in names})
     wrong = [t for t in targets if not any(f".{layer}".endswith(f".{t}") for layer in layers)]
     if wrong:
         known = sorted({layer.rpartition(".")[2] for layer in layers} - {str(i) for i in range(100)})
         rule = f"allowed: null ({', '.join(usual)}), or the ends of layers' names, for instance {', '.join(known[:8])}"
         yield f"mstep.lora.targets = {show(', '.join(wrong))}: the {layout.policy} has no such layer; {rule}"
+
+
+def _new_name(layer: str) -> str:
+    parent, dot, own = layer.rpartition(".")
+    return f"{parent}{dot}{OLD_NAMES.get(own, own)}"

@@ -31,9 +31,19 @@ MODELS = Registry(
 )
 USUAL_PIPELINE = "StableDiffusionPipeline"
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
+    "DDIMPipeline": "dav_ray.config.families.pipelines.unconditional:DDIM",
+    "DDPMPipeline": "dav_ray.config.families.pipelines.unconditional:DDPM",
+    "Flux2KleinPipeline": "dav_ray.config.families.pipelines.flux_2_klein:Flux2Klein",
+    "FluxPipeline": "dav_ray.config.families.pipelines.flux:Flux",
+    "LatentConsistencyModelPipeline": "dav_ray.config.families.pipelines.latent_consistency:LatentConsistency",
+    "Lumina2Pipeline": "dav_ray.config.families.pipelines.lumina_2:Lumina2",
+    "QwenImagePipeline": "dav_ray.config.families.pipelines.qwen_image:QwenImage",
+    "SanaPipeline": "dav_ray.config.families.pipelines.sana:Sana",
+    "SanaSprintPipeline": "dav_ray.config.families.pipelines.sana:SanaSprint",
     USUAL_PIPELINE: MODELS.target("diffusers"),
     "StableDiffusionXLPipeline": "dav_ray.config.families.pipelines.stable_diffusion_xl:StableDiffusionXL",
     "StableDiffusion3Pipeline": "dav_ray.config.families.pipelines.stable_diffusion_3:StableDiffusion3",
+    "ZImagePipeline": "dav_ray.config.families.pipelines.z_image:ZImage",
 }
 USUAL = "diffusers"  # where a recipe names no kind
 

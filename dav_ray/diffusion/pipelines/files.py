@@ -12,7 +12,7 @@ import torch
 from dav_ray.diffusion.device import DTYPES
 from dav_ray.diffusion.pipelines.hub import is_hub_id, is_offline, not_from_the_hub
 from dav_ray.diffusion.pipelines.one_download import downloaded
-from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, mistakes
+from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, FLOWS, mistakes
 from dav_ray.diffusion.weight_files import sorted_header
 from dav_ray.errors import UserError
 
@@ -31,8 +31,8 @@ def load_pipeline(
     revision: str | None = None,
 ) -> Any:
     """A pipeline of this class of diffusers. One whose scheduler has a table of alpha_bar samples by DDIM, whatever
-    scheduler it came with. schedulers: the classes that it may have. UserError where it can't be loaded, or nobody can
-    draw its scheduler's steps."""
+    scheduler it came with, and a flow's solver gives way to Euler's. schedulers: the classes that it may have.
+    UserError where it can't be loaded, or nobody can draw its scheduler's steps."""
     import diffusers
 
     cls = getattr(diffusers, pipeline)
@@ -60,7 +60,7 @@ def load_pipeline(
         raise UserError(found)
     pipe.register_to_config(_name_or_path=path)  # not the cache's folder
     if type(pipe.scheduler).__name__ in CONVERTIBLE:
-        pipe.scheduler = as_ddim(pipe.scheduler)
+        pipe.scheduler = (as_ddim if FLOWS.isdisjoint(schedulers) else as_flow)(pipe.scheduler)
     return pipe
 
 
@@ -71,6 +71,14 @@ def as_ddim(scheduler: Any) -> Any:
 
     known = "clip_sample" in scheduler.config
     return DDIMScheduler.from_config(scheduler.config, **({} if known else {"clip_sample": False}))
+
+
+def as_flow(scheduler: Any) -> Any:
+    """A `FlowMatchEulerDiscreteScheduler` with the shift of a solver that has flow sigmas."""
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    config = scheduler.config
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps, shift=config.flow_shift)
 
 
 def _config(scheduler: Any) -> dict[str, Any]:

@@ -55,10 +55,15 @@ class FlowModel(LatentModel):
     ) -> None:
         """parts: the pipeline; height, width: of the images; options: those of `LatentModel`."""
         self._parts, self.height, self.width = parts, height, width
-        sigmas = torch.linspace(1.0, 1.0 / steps, steps).tolist() if self.hands_sigmas else None
+        sigmas = self.sigmas(steps) if self.hands_sigmas else None
         mu = self.mu(steps) if parts.scheduler.config.get("use_dynamic_shifting") else None
         schedule = flow_steps(parts.scheduler, steps, eta, noise, sigmas=sigmas, mu=mu)
         super().__init__(parts, schedule, **options)
+
+    def sigmas(self, steps: int) -> list[float]:
+        """What the pipeline gives its scheduler, where it does."""
+        # in double precision, as numpy's: the scheduler rounds them, and what the network is told of time follows
+        return torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist()
 
     def mu(self, steps: int) -> float:
         """The shift of the scheduler for images of this size; asked where the scheduler's is dynamic."""

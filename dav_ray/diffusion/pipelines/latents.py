@@ -6,6 +6,7 @@ its decoder takes.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -82,10 +83,17 @@ class LatentModel(ContinuousStates, PolicyNetwork):
         """What it is told in the pass without the prompt, which guidance leads away from."""
         return self.embed(negative_prompt or "")
 
+    def unpacked(self, x_0: Tensor) -> Tensor:
+        """The states as the latents [B, C, H, W] that they stand for, in the network's scale."""
+        return x_0
+
     def latents(self, x_0: Tensor) -> Tensor:
         """What the VAE decodes, [B, C, H, W]."""
-        config = self._parts.vae.config
-        return x_0 / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        return _in_scale_of(self._parts.vae, self.unpacked(x_0))
+
+    def pixels(self, vae: Any, latents: Tensor) -> Tensor:
+        """[B, 3, H, W], about in [-1, 1]."""
+        return vae.decode(latents).sample
 
     def guided(self, free: Tensor, conditional: Tensor) -> Tensor:
         """Classifier-free guidance: e_0 + s (e_c - e_0)."""
@@ -185,11 +193,13 @@ class LatentModel(ContinuousStates, PolicyNetwork):
 
     def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """Images [B, 3, H, W] float32 in [0, 1]."""
-        vae = (self._draft if t > self._draft_above else None) or self._parts.vae
-        latents = self.latents(x_0).to(vae.dtype)
+        draft = self._draft if t > self._draft_above else None
+        vae = draft or self._parts.vae
+        # a draft has a scale of its own
+        latents = (_in_scale_of(draft, self.unpacked(x_0)) if draft else self.latents(x_0)).to(vae.dtype)
 
         def images(rows: slice) -> Tensor:
-            return (vae.decode(latents[rows]).sample.float() / 2 + 0.5).clamp(0, 1)
+            return (self.pixels(vae, latents[rows]).float() / 2 + 0.5).clamp(0, 1)
 
         if torch.is_grad_enabled():
             return torch.cat([images(rows) for rows in self._decoding.calls(len(x_0))])
@@ -227,6 +237,16 @@ class LatentModel(ContinuousStates, PolicyNetwork):
         parts = getattr(self._parts, "components", None) or vars(self._parts)
         found = [*parts.values(), self._draft]
         return list({id(part): part for part in found if isinstance(part, torch.nn.Module)}.values())
+
+
+def usual(pipe: Any, argument: str) -> Any:
+    """What the pipeline's call takes for an argument that it is not given."""
+    return inspect.signature(type(pipe).__call__).parameters[argument].default
+
+
+def _in_scale_of(vae: Any, latents: Tensor) -> Tensor:
+    """The network's latents as this VAE's decoder takes them."""
+    return latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
 
 
 def _overflows(vae: Any) -> bool:

@@ -18,6 +18,9 @@ CONVERTIBLE = {
     )
 }
 FLOWS = {"FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"}  # whose sigmas are a rectified flow's
+FLOW_SOLVERS = {"DPMSolverMultistepScheduler"}  # which can solve a flow, too: its sigmas are then FlowMatchEuler's
+ANGLES = {"SCMScheduler"}  # TrigFlow: x_t = cos(a) x_0 + sin(a) eps
+CONSISTENCY = {"LCMScheduler"}  # x_0 is guessed anew at each step, and noised again
 PREDICTIONS = ("epsilon", "v_prediction")
 TO_THE_END = ("linspace", "trailing")  # spacings whose first step is the last one of training
 
@@ -34,7 +37,15 @@ def mistakes(scheduler: Mapping[str, Any], allowed: Collection[str] = CONVERTIBL
         if scheduler.get("invert_sigmas", False):
             yield "the scheduler inverts its sigmas; allowed: invert_sigmas false"
         return
+    if name in ANGLES:
+        return
     prediction = scheduler.get("prediction_type", "epsilon")
+    if not FLOWS.isdisjoint(allowed):
+        if prediction != "flow_prediction" or not scheduler.get("use_flow_sigmas", False):
+            yield f"prediction_type {show(prediction)}; allowed: flow_prediction with use_flow_sigmas true"
+        return
+    if name in CONSISTENCY and scheduler.get("clip_sample", False):
+        yield "the scheduler clips its guesses; allowed: clip_sample false"
     if prediction not in PREDICTIONS:
         yield f"prediction_type {show(prediction)}; allowed: {', '.join(PREDICTIONS)}"
     if scheduler.get("thresholding", False):

@@ -21,7 +21,7 @@ class StableDiffusion3(FlowModel):
 
     def mu(self, steps: int) -> float:
         height, width = self.latent_side
-        side = self._network.config.patch_size
+        side = self._parts.transformer.config.patch_size
         return self.linear_mu((height // side) * (width // side))
 
     def embed(self, prompt: str) -> Embedding:

@@ -417,6 +417,14 @@ def test_early_guesses_are_decoded_by_the_draft_vae(tiny_folder: str, draft: Cal
     assert (images[0] - rough).abs().max() > 0.01
 
 
+@torch.no_grad()
+def test_a_draft_vae_decodes_in_its_own_scale(tiny_folder: str, draft: Callable[..., str]) -> None:
+    parts, x = Parts.load(tiny_folder, draft_vae=draft(scaling_factor=0.5)), 3 * states()
+    parts.vae.register_to_config(scaling_factor=0.18215)
+    rough = (parts.draft_vae.decode(x / 0.5).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(StableDiffusion(parts, steps=T, draft_above=0.5).decode(x, PROMPTS, T), rough)
+
+
 def test_a_draft_vae_of_other_shapes_is_the_users_mistake(tiny_folder: str, draft: Callable[..., str]) -> None:
     with pytest.raises(UserError, match="has 8 latent channels, 3 colours, 4 times the size; allowed: 4 latent"):
         Parts.load(tiny_folder, draft_vae=draft(latent_channels=8))

@@ -15,7 +15,7 @@ from tests.support.oracle import differences, recorded
 SIDE, STEPS, PROMPTS = 16, 4, ["a cat", "two dogs"]
 
 
-def tiny(folder: Path, *, with_t5: bool = True) -> Any:
+def tiny(folder: Path, *, with_t5: bool = True, **scheduler: Any) -> Any:
     from diffusers import (
         AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
@@ -40,7 +40,7 @@ def tiny(folder: Path, *, with_t5: bool = True) -> Any:
             pooled_projection_dim=40,
             pos_embed_max_size=8,
         ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),
         vae=AutoencoderKL(
             block_out_channels=(8, 8),
             down_block_types=("DownEncoderBlock2D",) * 2,
@@ -65,9 +65,9 @@ def tiny(folder: Path, *, with_t5: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.5])
-@pytest.mark.parametrize("with_t5", [True, False])
-def test_it_says_what_the_pipeline_says(tmp_path: Path, guidance: float, with_t5: bool) -> None:
-    pipe = tiny(tmp_path, with_t5=with_t5)
+@pytest.mark.parametrize("options", [{}, {"with_t5": False}, {"use_dynamic_shifting": True}])
+def test_it_says_what_the_pipeline_says(tmp_path: Path, guidance: float, options: dict[str, Any]) -> None:
+    pipe = tiny(tmp_path, **options)
     start = torch.randn(2, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(1))
     oracle = recorded(pipe, PROMPTS, start, num_inference_steps=STEPS, guidance_scale=guidance, height=SIDE, width=SIDE)
     model = StableDiffusion3(pipe, steps=STEPS, eta=0.0, guidance_scale=guidance, height=SIDE, width=SIDE)

@@ -1,0 +1,1 @@
+"""Consistency models, which draw in one to eight steps, one pipeline a file."""

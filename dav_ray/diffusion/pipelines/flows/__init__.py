@@ -1,0 +1,1 @@
+"""Rectified flows, one pipeline a file."""
