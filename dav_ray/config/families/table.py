@@ -30,6 +30,7 @@ MODELS = Registry(
     },
 )
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
+    "Flux2KleinPipeline": "dav_ray.config.families.pipelines.flux_2_klein:Flux2Klein",
     "FluxPipeline": "dav_ray.config.families.pipelines.flux:Flux",
     "LatentConsistencyModelPipeline": "dav_ray.config.families.pipelines.latent_consistency:LatentConsistency",
     "QwenImagePipeline": "dav_ray.config.families.pipelines.qwen_image:QwenImage",

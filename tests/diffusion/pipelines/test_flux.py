@@ -86,6 +86,12 @@ def test_it_says_what_the_pipeline_says(tmp_path: Path, dev: bool, guidance: flo
     assert images < 1e-5
 
 
+def test_in_half_precision_it_says_the_same(tmp_path: Path) -> None:
+    pipe = tiny(tmp_path).to(torch.bfloat16)
+    output, *_ = differences(model_of(pipe), drawn()(pipe), PROMPTS, begin())
+    assert output == 0
+
+
 def test_guidance_is_told_and_takes_one_pass(tmp_path: Path) -> None:
     pipe, told = tiny(tmp_path), list[Any]()
     pipe.transformer.register_forward_pre_hook(lambda _, args, words: told.append(words["guidance"]), with_kwargs=True)

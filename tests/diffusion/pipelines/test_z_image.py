@@ -96,6 +96,14 @@ def test_it_says_what_the_pipeline_says(
     assert images < 1e-5
 
 
+def test_in_half_precision_it_says_the_same() -> None:
+    pipe = tiny().to(torch.bfloat16)
+    oracle = drawn()(pipe)
+    output, *_ = differences(model_of(pipe), oracle, PROMPTS, begin())
+    # the passes lie in another order in the batch
+    assert output <= 0.01 * max(float(said.abs().max()) for said in oracle.outputs)
+
+
 @pytest.mark.parametrize("guidance, passes", [(0.0, 1), (0.5, 2), (1.0, 2)])
 def test_guidance_takes_a_second_pass_where_its_scale_is_not_zero(guidance: float, passes: int) -> None:
     pipe, rows = tiny(), list[int]()
