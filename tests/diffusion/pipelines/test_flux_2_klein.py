@@ -64,7 +64,7 @@ def tiny(*, distilled: bool = False) -> Any:
     return pipe
 
 
-def model_of(pipe: Any, *, height: int = 16, width: int = 16, guidance: float = 4.0) -> Flux2Klein:
+def model_of(pipe: Any, *, height: int = 16, width: int = 16, guidance: float = 1.0) -> Flux2Klein:
     return Flux2Klein(pipe, steps=STEPS, eta=0.0, guidance_scale=guidance, height=height, width=width)
 
 
@@ -77,14 +77,14 @@ def begin(height: int = 16, width: int = 16) -> Tensor:
     return patches(height, width).flatten(2).transpose(1, 2)
 
 
-def drawn(height: int = 16, width: int = 16, guidance: float = 4.0) -> Callable[[Any], Recorded]:
+def drawn(height: int = 16, width: int = 16, guidance: float = 1.0) -> Callable[[Any], Recorded]:
     words = {"height": height, "width": width, "guidance_scale": guidance, "num_inference_steps": STEPS}
     return lambda pipe: recorded(pipe, PROMPTS, patches(height, width), **words)
 
 
 @pytest.mark.parametrize(
     ("height", "width", "guidance", "distilled"),
-    [(16, 16, 1.0, False), (16, 24, 4.0, False), (24, 16, 4.0, True)],
+    [(16, 24, 4.0, False), (16, 16, 4.0, True)],
 )
 def test_it_says_what_the_pipeline_says(height: int, width: int, guidance: float, distilled: bool) -> None:
     pipe = tiny(distilled=distilled)
@@ -97,7 +97,7 @@ def test_it_says_what_the_pipeline_says(height: int, width: int, guidance: float
 
 
 def test_in_half_precision_it_says_the_same() -> None:
-    pipe = tiny(distilled=True).to(torch.bfloat16)
+    pipe = tiny().to(torch.bfloat16)
     output, *_ = differences(model_of(pipe), drawn()(pipe), PROMPTS, begin())
     assert output == 0
 
@@ -133,7 +133,7 @@ def test_rewards_have_a_gradient() -> None:
 
 
 def test_a_recipe_builds_it_from_a_folder(tmp_path: Path) -> None:
-    search = {"kind": "none", "steps": STEPS, "eta": 0, "guidance_scale": 4}
+    search = {"kind": "none", "steps": STEPS, "eta": 0, "guidance_scale": 1}
     model = of_recipe(tiny(), tmp_path, PROMPTS, search=search, height=16, width=32)
     *apart, _ = differences(model, drawn(16, 32)(tiny()), PROMPTS, begin(16, 32))
     assert max(apart) < 1e-5
