@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Flux2Klein(Flow):
     """A rectified flow over packed latents, with a Qwen3 text encoder. Distilled models take no guidance."""
 
-    adapter = "dav_ray.diffusion.pipelines.flux_2_klein:Flux2Klein"
+    adapter = "dav_ray.diffusion.pipelines.flows.flux_2_klein:Flux2Klein"
     unused = ("negative_prompt",)
     lora_targets = (
         *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),

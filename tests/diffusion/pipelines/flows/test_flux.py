@@ -14,7 +14,7 @@ from dav_ray.config.checks.preflight import model_mistakes
 from dav_ray.config.families.pipelines.flux import Flux as Family
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.noise import PipelineNoise
-from dav_ray.diffusion.pipelines.flux import Flux
+from dav_ray.diffusion.pipelines.flows.flux import Flux
 from tests.support.encoders import clip, t5
 from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dav_ray.config.families.pipelines.z_image import ZImage as Family
 from dav_ray.config.schema import Config
-from dav_ray.diffusion.pipelines.z_image import ZImage
+from dav_ray.diffusion.pipelines.flows.z_image import ZImage
 from tests.support.encoders import qwen3
 from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
 

@@ -14,7 +14,7 @@ from dav_ray.config.checks.preflight import model_mistakes
 from dav_ray.config.families.pipelines.flux_2_klein import Flux2Klein as Family
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.noise import PipelineNoise
-from dav_ray.diffusion.pipelines.flux_2_klein import Flux2Klein
+from dav_ray.diffusion.pipelines.flows.flux_2_klein import Flux2Klein
 from tests.support.encoders import qwen3
 from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
 
