@@ -50,7 +50,7 @@ def t5(folder: Path, *, width: int = WIDTH) -> tuple[Any, Any]:
     return tokenizer, T5EncoderModel(config)
 
 
-def gemma(*, width: int = WIDTH) -> tuple[Any, Any]:
+def gemma(*, width: int = WIDTH, layers: int = 1) -> tuple[Any, Any]:
     """(tokenizer, encoder): Gemma 2, whose tokens are characters."""
     from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
@@ -61,7 +61,7 @@ def gemma(*, width: int = WIDTH) -> tuple[Any, Any]:
         vocab_size=len(vocab),
         hidden_size=width,
         intermediate_size=32,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=8,

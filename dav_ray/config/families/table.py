@@ -32,8 +32,10 @@ MODELS = Registry(
 PIPELINES = {  # of kind diffusers, by the class that model_index.json names
     "DDIMPipeline": "dav_ray.config.families.pipelines.unconditional:DDIM",
     "DDPMPipeline": "dav_ray.config.families.pipelines.unconditional:DDPM",
+    "Flux2KleinPipeline": "dav_ray.config.families.pipelines.flux_2_klein:Flux2Klein",
     "FluxPipeline": "dav_ray.config.families.pipelines.flux:Flux",
     "LatentConsistencyModelPipeline": "dav_ray.config.families.pipelines.latent_consistency:LatentConsistency",
+    "Lumina2Pipeline": "dav_ray.config.families.pipelines.lumina_2:Lumina2",
     "QwenImagePipeline": "dav_ray.config.families.pipelines.qwen_image:QwenImage",
     "SanaPipeline": "dav_ray.config.families.pipelines.sana:Sana",
     "SanaSprintPipeline": "dav_ray.config.families.pipelines.sana:SanaSprint",

@@ -10,7 +10,7 @@ class Flux(Flow):
     """A rectified flow over packed latents, with CLIP's pooled text and T5. Guidance is a number that dev is told, and
     schnell is not: one pass in any case."""
 
-    adapter = "dav_ray.diffusion.pipelines.flux:Flux"
+    adapter = "dav_ray.diffusion.pipelines.flows.flux:Flux"
     guided = False
     unused = ("negative_prompt",)
     lora_targets = (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class ZImage(Flow):
     """A rectified flow with a Qwen3 text encoder."""
 
-    adapter = "dav_ray.diffusion.pipelines.z_image:ZImage"
+    adapter = "dav_ray.diffusion.pipelines.flows.z_image:ZImage"
     lora_targets = (
         *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
         *(f"feed_forward.{name}" for name in ("w1", "w2", "w3")),

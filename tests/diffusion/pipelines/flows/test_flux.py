@@ -14,7 +14,7 @@ from dav_ray.config.checks.preflight import model_mistakes
 from dav_ray.config.families.pipelines.flux import Flux as Family
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.noise import PipelineNoise
-from dav_ray.diffusion.pipelines.flux import Flux
+from dav_ray.diffusion.pipelines.flows.flux import Flux
 from tests.support.encoders import clip, t5
 from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
 
@@ -84,6 +84,12 @@ def test_it_says_what_the_pipeline_says(tmp_path: Path, dev: bool, guidance: flo
     assert start == 0
     assert output < 1e-5
     assert images < 1e-5
+
+
+def test_in_half_precision_it_says_the_same(tmp_path: Path) -> None:
+    pipe = tiny(tmp_path).to(torch.bfloat16)
+    output, *_ = differences(model_of(pipe), drawn()(pipe), PROMPTS, begin())
+    assert output == 0
 
 
 def test_guidance_is_told_and_takes_one_pass(tmp_path: Path) -> None:

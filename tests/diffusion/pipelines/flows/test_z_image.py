@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dav_ray.config.families.pipelines.z_image import ZImage as Family
 from dav_ray.config.schema import Config
-from dav_ray.diffusion.pipelines.z_image import ZImage
+from dav_ray.diffusion.pipelines.flows.z_image import ZImage
 from tests.support.encoders import qwen3
 from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
 
@@ -94,6 +94,14 @@ def test_it_says_what_the_pipeline_says(
     assert start == 0
     assert output < 1e-5
     assert images < 1e-5
+
+
+def test_in_half_precision_it_says_the_same() -> None:
+    pipe = tiny().to(torch.bfloat16)
+    oracle = drawn()(pipe)
+    output, *_ = differences(model_of(pipe), oracle, PROMPTS, begin())
+    # the passes lie in another order in the batch
+    assert output <= 0.01 * max(float(said.abs().max()) for said in oracle.outputs)
 
 
 @pytest.mark.parametrize("guidance, passes", [(0.0, 1), (0.5, 2), (1.0, 2)])

@@ -1,0 +1,40 @@
+"""The family of `Flux2KleinPipeline`: FLUX.2 klein, distilled and base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dav_ray.config.families.latents import Flow
+from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.sizes import json_if_there
+from dav_ray.config.model_path import model_path
+from dav_ray.diffusion.pipelines.hub import INDEX
+
+if TYPE_CHECKING:
+    from dav_ray.config.schema import Config
+
+
+class Flux2Klein(Flow):
+    """A rectified flow over packed latents, with a Qwen3 text encoder. Distilled models take no guidance."""
+
+    adapter = "dav_ray.diffusion.pipelines.flows.flux_2_klein:Flux2Klein"
+    unused = ("negative_prompt",)
+    lora_targets = (
+        *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+        *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "to_qkv_mlp_proj")),
+        *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
+    )
+    layout = Layout(
+        name="Flux2KleinPipeline",
+        words="a Flux2KleinPipeline (FLUX.2 klein)",
+        policy="transformer",
+        networks=("transformer", "vae", "text_encoder"),
+        parts=("transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+        others=frozenset({"controlnet", "image_encoder"}),
+        packed=4,
+    )
+
+    def passes(self, config: Config) -> int:
+        index = json_if_there(Path(model_path(config.model.path)) / INDEX)
+        return 1 if index.get("is_distilled") else super().passes(config)
