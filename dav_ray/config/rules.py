@@ -72,8 +72,8 @@ RULES = (
     Rule(
         "search",
         ("model",),
-        lambda g: g.search.noise != "ddim" and family_of(g.model).samples == "sequences",
-        lambda g: f"search.noise = {g.search.noise}: tokens have no Gaussian noise; allowed: ddim, which they ignore",
+        lambda g: g.search.noise is not None and family_of(g.model).samples == "sequences",
+        lambda g: f"search.noise = {g.search.noise}: tokens have no Gaussian noise; allowed: null",
     ),
     Rule(
         "mstep",

@@ -67,12 +67,13 @@ class Search(Section):
         json_schema_extra={"allowed": ANCHORS},
     )
     steps: int = Field(default=50, ge=2, le=1_000_000, description="T: sampling steps")
-    noise: str = Field(
-        default="ddim",
+    noise: str | None = Field(
+        default=None,
         description="Gaussian models: how much noise a step draws. ddim, cps and renoise keep the level of the noise; "
-        "flow_sde and dance do so in first order, for flows alone",
+        "flow_sde and dance do so in first order, for flows alone; default: the model's own, renoise for SANA-Sprint "
+        "and LCM, else ddim",
         json_schema_extra=noise_rules.NOISE_RULES.schema(),
-        exclude_if=lambda value: value == "ddim",
+        exclude_if=lambda value: value is None,
     )
     eta: noise_rules.Eta = Field(
         default=1.0,
@@ -220,7 +221,9 @@ class Search(Section):
     @field_validator("noise", mode="before")
     @classmethod
     def _noise(cls, value: object) -> object:
-        if not isinstance(value, str) or (":" not in value and value not in noise_rules.NOISE_RULES):
+        if value is not None and (
+            not isinstance(value, str) or (":" not in value and value not in noise_rules.NOISE_RULES)
+        ):
             raise ValueError("unknown value")
         return value
 

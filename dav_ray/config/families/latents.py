@@ -77,7 +77,7 @@ class Latents(Pipeline):
             pipe,
             steps=search.steps,
             eta=search.eta,
-            noise=search.noise,
+            **({} if search.noise is None else {"noise": search.noise}),
             height=height,
             width=width,
             guidance_scale=search.guidance_scale,

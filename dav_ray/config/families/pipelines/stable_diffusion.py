@@ -104,7 +104,7 @@ class StableDiffusion(Pipeline):
             Parts.load(**self.files(config), draft_vae=model.draft_vae),
             steps=search.steps,
             eta=search.eta,
-            noise=search.noise,
+            noise=search.noise or "ddim",
             height=model.height,
             width=model.width,
             negative_prompt=model.negative_prompt,
