@@ -12,12 +12,11 @@ from tests.support.deadlines import hung
 from tests.support.markdown import files_of
 
 SCRIPT = """
-import subprocess
-import sys
+import runpy
 import torch
 from pathlib import Path
 
-subprocess.run([sys.executable, "make_ddpm.py"], check=True)
+runpy.run_path("make_ddpm.py", run_name="__main__")
 
 from dav_ray.config.build import aligned, build, pretrained, strategy
 from dav_ray.config.checks.preflight import check
