@@ -72,6 +72,7 @@ class DDPM(Pipeline):
             self.pretrained(config),
             steps=config.search.steps,
             eta=config.search.eta,
+            noise=config.search.noise or "ddim",
             micro_batch=held.micro_batch,
             device=held.device,
             autocast=held.autocast,
