@@ -33,8 +33,8 @@ class Bright:
 def model(tiny_folder: str) -> StableDiffusion:
     found = StableDiffusion(Parts.load(tiny_folder), steps=T, guidance_scale=3.0, device=DEVICE)
     found.add_adapters(2, 2.0, ("to_q", "to_v"), seed=0)
-    for prompt in ("", *PROMPTS):
-        found._embed(prompt)  # once per run
+    for prompt in (None, *PROMPTS):
+        found._embedded(prompt)  # once per run
     return found
 
 

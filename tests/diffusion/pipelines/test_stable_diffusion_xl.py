@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from dav_ray.config.families.pipelines.stable_diffusion_xl import StableDiffusionXL as Family
 from dav_ray.diffusion.pipelines.files import as_ddim
 from dav_ray.diffusion.pipelines.stable_diffusion_xl import StableDiffusionXL
 from tests.support.encoders import clip
-from tests.support.oracle import differences, recorded
+from tests.support.oracle import differences, gradient_is_finite, lora_round_trip, recorded
 
 SIDE, STEPS, PROMPTS = 16, 4, ["a cat", "two dogs"]
 
@@ -79,3 +80,29 @@ def test_it_says_what_the_pipeline_says(tmp_path: Path, guidance: float, negativ
     assert begin == 0
     assert output < 1e-5
     assert images < 1e-5
+
+
+def test_its_lora_is_the_pipelines_and_rewards_have_a_gradient(tmp_path: Path) -> None:
+    start = torch.randn(2, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(1))
+    words: dict[str, Any] = {
+        "num_inference_steps": STEPS,
+        "guidance_scale": 3.0,
+        "height": SIDE,
+        "width": SIDE,
+        "eta": 0.0,
+    }
+
+    def model_of(pipe: Any) -> StableDiffusionXL:
+        return StableDiffusionXL(pipe, steps=STEPS, eta=0.0, guidance_scale=3.0, height=SIDE, width=SIDE)
+
+    apart, moved = lora_round_trip(
+        model_of,
+        lambda: tiny(tmp_path / "tokenizers"),
+        lambda pipe: recorded(pipe, PROMPTS, start, **words),
+        Family.lora_targets,
+        PROMPTS,
+        start,
+        tmp_path / "policy",
+    )
+    assert apart < 1e-5 < 1e-3 < moved
+    assert gradient_is_finite(model_of(tiny(tmp_path / "tokenizers")), PROMPTS)
