@@ -152,7 +152,7 @@ class Config(Section):
     def _names(cls, value: tuple[Reward, ...]) -> tuple[Reward, ...]:
         return with_own_names(value)
 
-    @field_validator("mstep", "roles", "evaluate", "overlap")
+    @field_validator("search", "mstep", "roles", "evaluate", "overlap")
     @classmethod
     def _rules(cls, value: Any, info: ValidationInfo) -> Any:
         """What spans sections (`rules`)."""

@@ -72,6 +72,7 @@ def test_an_entry_of_a_list_is_named_by_its_index_unless_it_is_alone(recipe: str
         ("search.candidates=", "search.candidates = null: wrong type; allowed: a whole number >= 1"),
         ("search.alpha=small", "search.alpha = small: wrong type; allowed: a number > 0"),
         ("search.eta=0", "search.eta = 0: a search needs a stochastic sampler; allowed: 0 < eta <= 1"),
+        ("search.noise=flow_sde", "search.noise = flow_sde: is a rule for flows; allowed: ddim, cps or renoise"),
         ("search.eta=2", "search.eta = 2: out of range; allowed: a number >= 0 and <= 1"),
         ("search.gradient=maybe", "search.gradient = maybe: wrong type; allowed: true or false"),
         ("search.kind=dva", "search.kind = dva: unknown value; allowed: dav, smc, svdd, refine,"),
