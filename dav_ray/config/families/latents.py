@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dav_ray.config.families.base import Runtime
-from dav_ray.config.families.pipeline import SCHEDULER, Pipeline
+from dav_ray.config.families.pipeline import SCHEDULER, Pipeline, latent_options
 from dav_ray.config.families.pipeline_checks import read_part, useless
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
@@ -69,25 +69,15 @@ class Latents(Pipeline):
         from dav_ray.diffusion.pipelines.files import load_draft_vae
 
         quiet()
-        model, search, pipe = config.model, config.search, self.pretrained(config)
+        model, pipe = config.model, self.pretrained(config)
         if model.draft_vae:
             pipe.draft_vae = load_draft_vae(model.draft_vae, pipe.vae, model.dtype)
         height, width = self.shape(config)
         return load(self.adapter)(
             pipe,
-            steps=search.steps,
-            eta=search.eta,
-            **({} if search.noise is None else {"noise": search.noise}),
             height=height,
             width=width,
-            guidance_scale=search.guidance_scale,
-            negative_prompt=model.negative_prompt,
-            micro_batch=held.micro_batch,
-            decode_batch=search.decode_batch,
-            device=held.device,
-            autocast=held.autocast,
-            channels_last=model.channels_last,
-            draft_above=model.draft_above,
+            **latent_options(config, held),
         )
 
     def pretrained(self, config: Config) -> Any:
@@ -95,13 +85,6 @@ class Latents(Pipeline):
         from dav_ray.diffusion.pipelines.files import load_pipeline
 
         return load_pipeline(**self.files(config), pipeline=self.layout.name, schedulers=self.schedulers)
-
-    def aligned(self, config: Config, folder: Path) -> Any:
-        from dav_ray.diffusion.pipelines.files import attach
-
-        pipe = self.pretrained(config)
-        attach(pipe, folder, lora=config.mstep.parameters == "lora", component=self.layout.policy)
-        return pipe
 
 
 class Flow(Latents):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dav_ray.config.families.base import Family
+from dav_ray.config.families.base import Family, Runtime
 from dav_ray.config.families.pipeline_checks import (
     Layout,
     class_name,
@@ -124,3 +124,28 @@ class Pipeline(Family):
             "variant": model.variant,
             "revision": model.revision,
         }
+
+    def aligned(self, config: Config, folder: Path) -> Any:
+        from dav_ray.diffusion.pipelines.files import attach
+
+        pipe = self.pretrained(config)
+        attach(pipe, folder, lora=config.mstep.parameters == "lora", component=self.layout.policy)
+        return pipe
+
+
+def latent_options(config: Config, held: Runtime) -> dict[str, Any]:
+    """How a `LatentModel` is built, whatever its pipeline: all but its parts and the size of its images."""
+    model, search = config.model, config.search
+    return {
+        "steps": search.steps,
+        "eta": search.eta,
+        **({} if search.noise is None else {"noise": search.noise}),  # else the model's own rule
+        "guidance_scale": search.guidance_scale,
+        "negative_prompt": model.negative_prompt,
+        "micro_batch": held.micro_batch,
+        "decode_batch": search.decode_batch,
+        "device": held.device,
+        "autocast": held.autocast,
+        "channels_last": model.channels_last,
+        "draft_above": model.draft_above,
+    }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.families.base import Flops, Runtime
-from dav_ray.config.families.pipeline import Pipeline
+from dav_ray.config.families.pipeline import Pipeline, latent_options
 from dav_ray.config.families.pipeline_checks import Layout, read_part
 from dav_ray.config.families.published import TEXT_LENGTH, published
 from dav_ray.config.families.sizes import Held, Sizes, json_if_there
@@ -99,22 +99,12 @@ class StableDiffusion(Pipeline):
         from dav_ray.diffusion.pipelines.stable_diffusion import Parts, StableDiffusion
 
         quiet()
-        model, search = config.model, config.search
+        model = config.model
         return StableDiffusion(
             Parts.load(**self.files(config), draft_vae=model.draft_vae),
-            steps=search.steps,
-            eta=search.eta,
-            noise=search.noise or "ddim",
             height=model.height,
             width=model.width,
-            negative_prompt=model.negative_prompt,
-            guidance_scale=search.guidance_scale,
-            micro_batch=held.micro_batch,
-            decode_batch=search.decode_batch,
-            device=held.device,
-            autocast=held.autocast,
-            channels_last=model.channels_last,
-            draft_above=model.draft_above,
+            **latent_options(config, held),
         )
 
     def pretrained(self, config: Config) -> Any:
@@ -122,13 +112,6 @@ class StableDiffusion(Pipeline):
         from dav_ray.diffusion.pipelines.files import load_pipeline
 
         return load_pipeline(**self.files(config))
-
-    def aligned(self, config: Config, folder: Path) -> Any:
-        from dav_ray.diffusion.pipelines.files import attach
-
-        pipe = self.pretrained(config)
-        attach(pipe, folder, lora=config.mstep.parameters == "lora")
-        return pipe
 
 
 def ddim_mistakes(key: str, folder: Path, steps: int) -> Iterator[str]:
