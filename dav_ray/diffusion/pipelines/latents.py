@@ -16,19 +16,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dav_ray.diffusion.base import Prediction, Room, joined
-from dav_ray.diffusion.gaussian import ContinuousStates, GaussianSteps
+from dav_ray.diffusion.base import Room, joined
+from dav_ray.diffusion.gaussian import GaussianSteps
 from dav_ray.diffusion.noise import Draws
 from dav_ray.diffusion.pipelines.files import LORA, WEIGHTS, save_lora
-from dav_ray.diffusion.policy_network import PolicyNetwork
+from dav_ray.diffusion.pipelines.network_steps import NetworkSteps
 
 Embedding = Mapping[str, Tensor]  # of one prompt, without a dimension for the batch
 
 
-class LatentModel(ContinuousStates, PolicyNetwork):
+class LatentModel(NetworkSteps):
     """`Diffusion` over latents [B, *event] of a pipeline that diffusers loads. Its weights are frozen."""
 
-    timeless = False
     pipeline: ClassVar[str]  # the class's name in diffusers
     component: ClassVar[str] = "transformer"  # the network's name in the pipeline
 
@@ -123,12 +122,6 @@ class LatentModel(ContinuousStates, PolicyNetwork):
                 parameter.data = parameter.data.float()  # adapters stay in full precision beside half weights
         self._network.to(self._device)
 
-    def train_all_weights(self) -> None:
-        super().train_all_weights()
-        self._network.float()
-        self._frozen.float()
-        self._dtype = torch.float32
-
     def compile(self) -> None:
         """The network and the decoders, which have the larger part of the work; decoders in the channels-last
         format."""
@@ -173,23 +166,6 @@ class LatentModel(ContinuousStates, PolicyNetwork):
 
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
         return rng.normal(self.event_shape).to(self._device)
-
-    def predict(
-        self, x_t: Tensor, t: int | Tensor, conditions: Sequence[str], *, reference: bool = False
-    ) -> Prediction:
-        x_t = x_t.to(self._device)
-        steps = (t if isinstance(t, Tensor) else torch.full((len(x_t),), t)).to(self._device)
-        output = self._evaluated(
-            len(x_t),
-            self._room,
-            lambda network, rows: self._evaluate(network, x_t[rows], steps[rows], conditions[rows]),
-            reference=reference,
-        )
-        kernel, x0_hat = self.schedule.kernel(x_t, output, steps)
-        return Prediction(kernel, x0_hat)
-
-    def move(self, prediction: Prediction, t: int) -> Prediction:
-        raise TypeError("what the network predicts depends on the step")
 
     def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """Images [B, 3, H, W] float32 in [0, 1]."""

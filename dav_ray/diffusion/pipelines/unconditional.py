@@ -10,18 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dav_ray.diffusion.base import Prediction, Room
-from dav_ray.diffusion.gaussian import ContinuousStates
+from dav_ray.diffusion.base import Room
 from dav_ray.diffusion.noise import Draws
 from dav_ray.diffusion.pipelines.ddim import DDIMSchedule
 from dav_ray.diffusion.pipelines.files import WEIGHTS
-from dav_ray.diffusion.policy_network import PolicyNetwork
+from dav_ray.diffusion.pipelines.network_steps import NetworkSteps
 
 
-class Unconditional(ContinuousStates, PolicyNetwork):
+class Unconditional(NetworkSteps):
     """`Diffusion` over images [B, C, H, W] of one channel or three. Its weights are frozen."""
-
-    timeless = False
 
     def __init__(
         self,
@@ -55,12 +52,6 @@ class Unconditional(ContinuousStates, PolicyNetwork):
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()  # adapters stay in full precision beside half weights
 
-    def train_all_weights(self) -> None:
-        super().train_all_weights()
-        self._network.float()
-        self._frozen.float()
-        self._dtype = torch.float32
-
     @property
     def policy_file(self) -> str:
         return super().policy_file if self.adapted else f"unet/{WEIGHTS}"
@@ -77,22 +68,6 @@ class Unconditional(ContinuousStates, PolicyNetwork):
 
     def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
         return rng.normal(self.event_shape).to(self._device) * self._start
-
-    def predict(
-        self, x_t: Tensor, t: int | Tensor, conditions: Sequence[str], *, reference: bool = False
-    ) -> Prediction:
-        x_t = x_t.to(self._device)
-        steps = (t if isinstance(t, Tensor) else torch.full((len(x_t),), t)).to(self._device)
-        output = self._evaluated(
-            len(x_t),
-            self._room,
-            lambda network, rows: self._evaluate(network, x_t[rows], steps[rows], conditions[rows]),
-            reference=reference,
-        )
-        return Prediction(*self.schedule.kernel(x_t, output, steps))
-
-    def move(self, prediction: Prediction, t: int) -> Prediction:
-        raise TypeError("what the network predicts depends on the step")
 
     def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
         """Images [B, 3, H, W] float32 in [0, 1]."""
