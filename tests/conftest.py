@@ -14,18 +14,21 @@ import pytest
 
 from dav_ray.run_dir.storage.interface import Storage
 from dav_ray.run_dir.storage.uri import open_storage
+from tests.support import shared_ray as the_shared
 from tests.support.deadlines import hung
-from tests.support.processes import MARK, end_those_left
+from tests.support.processes import MARK, command, end_those_left
 
 BUCKET = "runs"
 FIRST = ("whole", "runtime", "diffusion", "config", "search")  # folders, the longest files first
 SCRATCH = pytest.StashKey[str]()
+SHARED = "shared_ray"  # the fixture
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A mark for all processes that are started here, and a folder for what they write: logs and sockets of Ray too."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where pytest's own folders stay
     os.environ[MARK] = uuid.uuid4().hex
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start: all networks here are tiny
     config.stash[SCRATCH] = tempfile.mkdtemp(prefix="dt-", dir="/tmp")  # short: sockets have their paths in it
     os.environ["TMPDIR"], tempfile.tempdir = config.stash[SCRATCH], None
     Path(config.stash[SCRATCH], "ray").mkdir()  # clusters with a folder of their own write their address here too
@@ -36,13 +39,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Folders with whole runs first: begun last, one of them would be waited for alone."""
+    """Folders with whole runs first: begun last, one of them would be waited for alone. In a folder the files that
+    share a Ray come one after the other."""
     here = Path(__file__).parent
     folders = [item.path.relative_to(here).parts[0] for item in items]
     known = {path.name for path in here.iterdir()}
     assert known.issuperset(FIRST), "tests/conftest.py: FIRST names a folder that is not there"
     rank = {name: number for number, name in enumerate(FIRST)}
-    order = sorted(range(len(items)), key=lambda number: rank.get(folders[number], len(rank)))
+    sharing = {item.path for item in items if SHARED in getattr(item, "fixturenames", ())}
+    place = {n: (rank.get(folders[n], len(rank)), item.path not in sharing) for n, item in enumerate(items)}
+    order = sorted(place, key=lambda number: place[number])
     items[:] = [items[number] for number in order]
 
 
@@ -56,9 +62,41 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_stays() -> Iterator[None]:
-    """What the tests of a file started has ended with them; else it is ended, and the file fails."""
+def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the tests of a file started has ended with them; else it is ended, and the file fails. Only the Ray that
+    files share outlives them, until a file comes that does not."""
+    here = [item for item in request.session.items if item.path == request.path]
+    if not any(SHARED in getattr(item, "fixturenames", ()) for item in here):
+        _end_shared_ray()
     yield
+    if not the_shared.is_up():
+        _nothing_is_left()
+        return
+    left = [command(process) for process in the_shared.left_in_it()]
+    if left:
+        _end_shared_ray()
+    assert not left, f"processes are left in the shared Ray: {left}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stays_at_the_end() -> Iterator[None]:
+    yield
+    _end_shared_ray()
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> None:
+    """Ray on this machine, for any file that needs no other: 4 CPUs, and a GPU that Ray takes for an A100."""
+    the_shared.start()
+
+
+def _end_shared_ray() -> None:
+    if the_shared.is_up():
+        the_shared.end()
+        _nothing_is_left()
+
+
+def _nothing_is_left() -> None:
     left = end_those_left()
     assert not left, f"processes are left: {left}"
 

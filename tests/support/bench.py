@@ -19,7 +19,6 @@ from dav_ray.runtime.reward.fleet import FLEET, FleetStart, reward_specs, start_
 from dav_ray.runtime.search.calls import AT_ONCE
 from dav_ray.runtime.search.worker import WorkerSpec
 from dav_ray.types import Chunk
-from tests.support.clusters import local_ray
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Bench:
 
 @contextlib.contextmanager
 def bench_in(folder: Path) -> Iterator[Bench]:
-    """On a Ray of its own, the model and the run directory in this folder."""
+    """In the Ray that is there, the model and the run directory in this folder."""
     from dav_ray.diffusion.masked.alphabet import Alphabet
     from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
     from dav_ray.diffusion.masked.files import Settings, write
@@ -59,7 +58,9 @@ def bench_in(folder: Path) -> Iterator[Bench]:
     )
     run_dir, namespace = str(folder / "run"), uuid.uuid4().hex
     write_marker(open_storage(run_dir))
-    with local_ray(num_cpus=3):
-        fleet = start_fleet(reward_specs(config, namespace), run_dir, namespace)
+    fleet = start_fleet(reward_specs(config, namespace), run_dir, namespace)
+    try:
         FleetStart(fleet, config).wait()
         yield Bench(WorkerSpec(config, run_dir, namespace, FLEET, 100.0, "no mailbox"))
+    finally:
+        ray.kill(fleet)

@@ -54,13 +54,18 @@ def command(process: psutil.Process) -> str:
 
 def end_those_left(grace_s: float = 20.0) -> list[str]:
     """Ends what has not ended by itself in this time; the commands of these."""
-    start, left = time.monotonic(), _left()
-    while left and time.monotonic() - start < stretched(grace_s):
-        time.sleep(0.2)
-        left = _left()
-    told = [command(process) for process in left]
+    told = [command(process) for process in wait_for_end(_left, grace_s)]
     end(of_this_run)
     return told
+
+
+def wait_for_end(living: Callable[[], list[psutil.Process]], grace_s: float = 20.0) -> list[psutil.Process]:
+    """Those that have not ended by themselves in this time."""
+    start, left = time.monotonic(), living()
+    while left and time.monotonic() - start < stretched(grace_s):
+        time.sleep(0.1)
+        left = living()
+    return left
 
 
 def _left() -> list[psutil.Process]:

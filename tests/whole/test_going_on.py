@@ -101,6 +101,21 @@ def test_a_run_that_ended_early_opens_with_what_it_had_accepted(recipe: Path, st
     again.advance(phase="fit")  # it is open
 
 
+def test_a_finished_run_that_is_asked_for_more_rounds_goes_on_after_its_last(
+    recipe: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(storage, load(str(recipe), ["rounds=3"])).finish()
+    ran: list[int] = []
+    monkeypatch.setattr(driver, "_run", lambda recipe, *rest: ran.append(recipe.config.rounds))
+
+    longer = load(str(recipe), ["rounds=5"])
+    driver.run(longer, storage.uri, "local")
+    assert ran == [5]
+    opened = ManifestStore(storage).open(longer.config.identity(), {}, go_on=True)
+    assert (opened.phase, opened.round, opened.closed, opened.policy_version) == ("search", 4, 3, 3)
+    assert (opened.shards, opened.ahead, opened.epoch) == ((), (), 2)
+
+
 def test_a_policy_that_waits_for_its_evaluation_is_not_left_behind(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,16 +7,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from tests.support.deadlines import hung, stretched, until
+from dav_ray.cli.app import app
+from tests.support.deadlines import stretched, until
 from tests.support.runs import events, finish, recipe, shards, start, wait_for, weights
 from tests.support.tiny import save_tiny
 
@@ -101,19 +103,19 @@ def test_the_policy_reproduces_the_runs_samples_in_diffusers(folder: Path, whole
             assert np.abs(stored - np.array(image)).max() <= 1  # rounding of another batch size
 
 
-QUIET = """
-import sys, dav_ray
-pipe = dav_ray.load(sys.argv[1])
-print(pipe.get_list_adapters())
-"""
+def test_load_warns_of_nothing_and_needs_no_folder(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe named its model by a relative path. tests/diffusion/pipelines/test_loading.py has what imports say."""
+    import dav_ray
 
-
-def test_load_warns_of_nothing_and_needs_no_folder(whole: Path, tmp_path: Path) -> None:
-    """The recipe named its model by a relative path."""
-    command = [sys.executable, "-W", "error", "-c", QUIET, str(whole)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=hung(200))
-    assert (done.returncode, done.stdout) == (0, "{'unet': ['default_0']}\n"), done.stderr
-    assert "LoRA" not in done.stderr and "deprecated" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe: Any = dav_ray.load(str(whole))
+    assert pipe.get_list_adapters() == {"unet": ["default_0"]}
+    said = capfd.readouterr()
+    assert "LoRA" not in said.err and "deprecated" not in said.err and said.out == ""
 
 
 def test_a_process_without_ray_draws_the_bits_of_a_search_worker(whole: Path) -> None:
@@ -201,9 +203,10 @@ def _descends_from(pid: int, ancestor: int) -> bool:
     return False
 
 
-def test_sample_draws_what_the_evaluation_drew(folder: Path, whole: Path) -> None:
-    command = [sys.executable, "-m", "dav_ray", "sample", "whole", "--num", "4", "--out", "pictures"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=hung(200))
+def test_sample_draws_what_the_evaluation_drew(folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, ["sample", "whole", "--num", "4", "--out", "pictures"])
+    assert done.exit_code == 0, done.output
     rows = pq.read_table(whole / "evaluate/round-0002.parquet").to_pylist()
     with open(folder / "pictures/samples.csv", newline="") as file:
         listed = list(csv.DictReader(file))

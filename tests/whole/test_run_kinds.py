@@ -50,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow  # a whole run; tests/runtime/search/test_evidence.py has the error, what is kept and the exit code
 def test_a_nan_reward_ends_the_run_and_names_itself(tmp_path: Path) -> None:
     (tmp_path / "own_rewards.py").write_text(NAN)
     process = start(tmp_path, str(masked_recipe(tmp_path)), "reward.kind=own_rewards:Nan", "--run-dir", "nan")

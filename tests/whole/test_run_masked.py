@@ -184,9 +184,8 @@ class Stored:
 
 @pytest.fixture(scope="module")
 def part(folder: Path, s3: str) -> Stored:
-    """A run of 1 round whose search workers and then whose driver are killed. It goes on to its end, and then to 2
-    rounds under other sizes of the evaluation; there its rank is killed. It has one search worker more than the
-    undisturbed run."""
+    """A run of 1 round whose search workers and then whose driver are killed. It goes on to 2 rounds under other sizes
+    of the evaluation; there its rank is killed. It has one search worker more than the undisturbed run."""
     found = Stored(f"{s3}/part", folder / "part")
     words = ("tiny.yaml", "roles.search.replicas=2", "track.kinds=[tensorboard]", "--run-dir", found.place)
     process = start(folder, *words, "rounds=1")
@@ -196,9 +195,6 @@ def part(folder: Path, s3: str) -> Stored:
     process.kill()
     process.communicate(timeout=hung(60))
     assert (found.manifest()["closed"], found.manifest()["phase"]) in ((0, "search"), (0, "fit"))
-    finish(start(folder, *words, "rounds=1"), 0)
-    assert found.storage.exists("report.html") and len(found.storage.list("buffer")) == 3
-    assert "finished (1 rounds)" in finish(start(folder, *words, "rounds=1"), 0)
     process = start(folder, *words, "rounds=2", *MEASURES)
     kill(process, "RayTrainWorker")
     assert "round 2, aligned" in finish(process, 0)
@@ -221,7 +217,7 @@ def test_a_run_that_is_killed_and_one_that_goes_on_end_in_the_same_bits(folder: 
     assert files(copy, "policy/v0002/*.safetensors") == files(run, "policy/v0002/*.safetensors") != {}
     manifest = part.manifest()
     assert (manifest["phase"], manifest["closed"], manifest["policy_version"]) == ("done", 2, 2)
-    assert [event["epoch"] for event in events(copy) if event["event"] == "driver_started"] == [1, 2, 3]
+    assert [event["epoch"] for event in events(copy) if event["event"] == "driver_started"] == [1, 2]
     committed = [(e["round"], e["chunk"]) for e in events(copy) if e["event"] == "chunk_committed"]
     # what was accepted before is kept; the driver may have died between a chunk and its event
     assert len(set(committed)) == len(committed) >= 5
@@ -232,9 +228,10 @@ def test_what_changed_on_the_way_is_told(folder: Path, part: Stored) -> None:
     changed = next(event for event in events(copy) if event["event"] == "settings_changed")
     assert changed["changes"]["rounds"] == "was 1, now 2"
     page = (copy / "report.html").read_text()
-    assert "different numbers of samples: 16 in rounds 0 to 1, 5 in round 2." in page
-    # once per evaluated round at least, before the last page of either command
-    assert sum(event["event"] == "report_written" for event in events(copy)) >= 2
+    assert "different numbers of samples: 16 in round 0, 5 in rounds 1 to 2." in page
+    # one page at least is written while rounds go on, before the last one of the command
+    names = [event["event"] for event in events(copy)]
+    assert "report_written" in names[names.index("settings_changed") :]
 
     answer = finish(start(folder, "tiny.yaml", "rounds=1", "--run-dir", part.place), 0)
     assert "finished (2 rounds); rounds = 1 discards none" in answer

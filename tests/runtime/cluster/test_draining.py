@@ -13,9 +13,10 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from tests.runtime.search.test_dispatch import Round, Sleeper
+from tests.runtime.search.test_dispatch import Round
 from tests.support.clusters import add_node, cluster_of
 from tests.support.deadlines import limit
+from tests.support.sleepers import Sleeper
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ def places(pool: dict[str, Any]) -> dict[str, str]:
     return {name: ray.get(actor.ready.remote("")).node for name, actor in pool.items()}
 
 
+@pytest.mark.slow  # four nodes; tests/runtime/search/test_dispatch.py has a node that says that it drains
 def test_a_drained_node_gets_nothing_new_and_its_worker_moves(cluster: Cluster, tmp_path: Path) -> None:
     """The chunk that runs there counts; then the worker is started where there is room."""
     add(cluster, "x")

@@ -30,6 +30,7 @@ def test_what_it_asks_for(role: Role, asked: dict[str, Any]) -> None:
     assert asked.items() <= options.items() and (options["name"], options["namespace"]) == ("a", "space")
 
 
+@pytest.mark.slow  # four nodes; the test above has what Ray is asked for
 def test_actors_are_where_their_labels_say() -> None:
     with cluster_of(num_cpus=1, labels={"role": "head"}) as cluster:
         nodes = {

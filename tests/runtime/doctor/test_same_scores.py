@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,13 @@ import pytest
 import ray
 
 from dav_ray.config.schema import Config
-from dav_ray.rewards.golden import Golden, encode
+from dav_ray.rewards.base import Scored, evaluate
+from dav_ray.rewards.golden import Golden, encode, precision_of
+from dav_ray.rewards.registry import build
 from dav_ray.runtime.doctor.pool import Node, Pool
 from dav_ray.runtime.doctor.probes import probe_samples, same_scores
-from tests.support.clusters import local_ray
+from dav_ray.runtime.reward.replica import Facts, hardware_of
+from dav_ray.runtime.reward.spec import RewardSpec
 
 
 def config(reward: dict[str, Any], model: dict[str, Any] | None = None, **role: Any) -> Config:
@@ -52,22 +54,46 @@ def test_samples_are_of_the_models_kind_and_size() -> None:
     assert letters.ndim == 2 and letters.dtype == np.int64 and set(np.unique(letters)) == {0, 1, 2, 3}
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    with local_ray(num_cpus=4, num_gpus=1, resources={"accelerator_type:A100": 1}):
-        yield ray.get_runtime_context().get_node_id()
+def test_kinds_that_say_otherwise_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them asked in this process."""
+    asked: list[str] = []
+
+    def here(spec: RewardSpec, node: Node, samples: Any, conditions: Any, grad: bool) -> tuple[Facts, Scored]:
+        asked.append(node.name)
+        reward = build(spec.kind, dict(spec.args), "cpu")
+        scored = evaluate(reward, samples, conditions, grad)
+        hardware = hardware_of(node.resources) if "GPU" in node.resources else "cpu"
+        return Facts(hardware, "f00", precision_of(reward)), scored
+
+    monkeypatch.setattr("dav_ray.runtime.doctor.probes._ask", here)
+    nodes = node("a", "A100"), node("b", "L4"), node("c", "L4")
+    drift = {"kind": "tests.support.reward_kinds:Drift", "args": {"folder": str(tmp_path), "step": 40.0}}
+    ((words, ok),) = said(config(drift, gpus=0.1), *nodes)
+    assert not ok and words.startswith("on L4, gave ") and "is golden" in words and asked == ["a", "b"]
+    steady = {"kind": "tests.support.reward_kinds:Total"}
+    assert said(config(steady, gpus=0.1), *nodes) == [("L4 says what A100 says", True)]
+    assert said(config({**steady, "golden": golden(tmp_path)}), node("a")) == [MISSED]
 
 
-def test_each_kind_is_asked_and_one_that_says_otherwise_is_told(cluster: str, tmp_path: Path) -> None:
+MISSED = "on cpu, gave 7.0 for sample 1 where 7.5 is golden (0.0225 off is allowed)", False
+
+
+def golden(folder: Path) -> str:
+    """A file of scores of which the second is half too large."""
+    file = folder / "golden.npz"
+    rows = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    file.write_bytes(encode(Golden(rows, ("a", "b"), np.array([3.0, 7.5]), False)))
+    return str(file)
+
+
+@pytest.mark.slow  # six actors; the test above asks in its own process
+def test_each_kind_is_asked_and_one_that_says_otherwise_is_told(shared_ray: None, tmp_path: Path) -> None:
     """Two kinds, which are one real node."""
+    cluster = ray.get_runtime_context().get_node_id()
     drift = {"kind": "tests.support.reward_kinds:Drift", "args": {"folder": str(tmp_path), "step": 40.0}}
     nodes = node("a", "A100", cluster), node("b", "L4", cluster)
     ((words, ok),) = said(config(drift, gpus=0.1), *nodes)
     assert not ok and words.startswith("on A100, gave ") and "is golden" in words
     steady = {"kind": "tests.support.reward_kinds:Total"}
     assert said(config(steady, gpus=0.1), *nodes) == [("L4 says what A100 says", True)]
-    file = tmp_path / "golden.npz"
-    rows, texts = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32), ("a", "b")
-    file.write_bytes(encode(Golden(rows, texts, np.array([3.0, 7.5]), False)))
-    ((words, ok),) = said(config({**steady, "golden": str(file)}), node("a", id=cluster))
-    assert not ok and words == "on cpu, gave 7.0 for sample 1 where 7.5 is golden (0.0225 off is allowed)"
+    assert said(config({**steady, "golden": golden(tmp_path)}), node("a", id=cluster)) == [MISSED]

@@ -9,19 +9,12 @@ from typing import Any
 import pytest
 
 from dav_ray.errors import RunError
-from tests.support.clusters import local_ray
 from tests.support.deadlines import until
 from tests.support.fleets import WAIT_S, Run, fleet_in, samples
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with local_ray(num_cpus=4):
-        yield
-
-
 @pytest.fixture
-def run(cluster: None, tmp_path: Path) -> Iterator[Run]:
+def run(shared_ray: None, tmp_path: Path) -> Iterator[Run]:
     with fleet_in(tmp_path) as found:
         yield found
 

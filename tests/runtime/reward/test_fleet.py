@@ -18,19 +18,12 @@ from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.uri import open_storage
 from dav_ray.runtime.reward.fleet import FLEET, FleetStart, FleetView, reward_specs, start_fleet
 from dav_ray.runtime.reward.replica import INLINE_BYTES, FleetClient
-from tests.support.clusters import local_ray
 from tests.support.deadlines import stretched, until
 from tests.support.fleets import WAIT_S, Run, fleet_in, samples
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with local_ray(num_cpus=4, num_gpus=1, resources={"accelerator_type:A100": 1}):
-        yield
-
-
 @pytest.fixture
-def run(cluster: None, tmp_path: Path) -> Iterator[Run]:
+def run(shared_ray: None, tmp_path: Path) -> Iterator[Run]:
     with fleet_in(tmp_path) as found:
         yield found
 

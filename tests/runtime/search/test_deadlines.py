@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,9 @@ import ray
 
 from dav_ray.errors import DeviceError, RunError
 from dav_ray.runtime.search.process import Process, Reply
-from tests.runtime.search.test_dispatch import Item, Round, Sleeper, pool
-from tests.support.clusters import local_ray
+from tests.runtime.search.test_dispatch import Round, once, pool
 from tests.support.deadlines import limit, stretched
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with local_ray(num_cpus=4):
-        yield
-
-
-def once(ready: Callable[[], Any], action: Callable[[], Any]) -> Callable[[], None]:
-    """A tick of the dispatcher that acts the first time that something is so."""
-    left = [action]
-
-    def tick() -> None:
-        if left and ready():
-            left.pop()()
-
-    return tick
+from tests.support.sleepers import Item, Sleeper
 
 
 def one_after_another(done: Round, paused: str) -> list[str]:
@@ -42,7 +25,24 @@ def one_after_another(done: Round, paused: str) -> list[str]:
     return [e["event"] for e in done.all_events() if e["event"] in names and e["worker"] == paused]
 
 
-def test_a_stopped_worker_is_ended_and_its_item_done(cluster: None, tmp_path: Path) -> None:
+def test_a_worker_that_gives_no_answer_is_ended_and_its_item_done(shared_ray: None, tmp_path: Path) -> None:
+    late_s = stretched(2)
+    done = Round(tmp_path, pool({"a": 0.1, "b": 1000.0}), limits=(late_s, stretched(60)))
+    done.run(3)  # the item of `b` is doubled, and its worker is not waited for
+    in_time, was = limit(60), done.processes["b"].pid
+    while not done.events("worker_back"):
+        in_time()
+        done.run(2)
+        time.sleep(0.2)
+    hung = done.events("worker_hung")[0]
+    assert hung["worker"] == "b" and late_s <= hung["seconds"] < late_s + stretched(4)
+    assert one_after_another(done, "b")[:2] == ["worker_hung", "worker_back"]
+    assert not Path(f"/proc/{was}").exists()
+    assert done.who().keys() == {"a"} and not done.events("worker_lost")
+
+
+@pytest.mark.slow  # Ray takes seconds to end what is stopped; the test above has one that only takes too long
+def test_a_stopped_worker_is_ended_and_its_item_done(shared_ray: None, tmp_path: Path) -> None:
     """SIGSTOP while it works: nothing but time tells."""
     workers, late_s = pool({"a": 0.3, "b": 0.3}), stretched(4)
     done = Round(tmp_path, workers, limits=(late_s, stretched(60)))
@@ -64,7 +64,7 @@ def test_a_stopped_worker_is_ended_and_its_item_done(cluster: None, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_an_item_that_is_always_late_ends_the_run(cluster: None, tmp_path: Path) -> None:
+def test_an_item_that_is_always_late_ends_the_run(shared_ray: None, tmp_path: Path) -> None:
     done = Round(tmp_path, pool({"a": 100.0}), limits=(1.5, 60))
     words = r"chunk 0 was late 3 times \(on a, a, a\): no answer in 1.5 s \(roles.search.call_timeout_s\)"
     with pytest.raises(RunError, match=words):
@@ -121,7 +121,7 @@ def kill(done: Round, name: str) -> Callable[[], None]:
 
 
 @pytest.mark.slow
-def test_a_worker_that_can_not_be_built_again_is_followed_by_another(cluster: None, tmp_path: Path) -> None:
+def test_a_worker_that_can_not_be_built_again_is_followed_by_another(shared_ray: None, tmp_path: Path) -> None:
     """Ray gives an actor up whose constructor raised."""
     renewed: list[str] = []
 
@@ -143,7 +143,7 @@ def test_a_worker_that_can_not_be_built_again_is_followed_by_another(cluster: No
 
 
 @pytest.mark.slow
-def test_a_worker_whose_gpu_fails_is_started_again(cluster: None, tmp_path: Path) -> None:
+def test_a_worker_whose_gpu_fails_is_started_again(shared_ray: None, tmp_path: Path) -> None:
     done = Round(tmp_path, {"a": started(Faulty, "a", 0.0, str(tmp_path))}).run(3)
     (lost,) = done.events("worker_lost")
     assert lost["cause"] == "search: a: AcceleratorError: CUDA error: uncorrectable ECC error"
@@ -152,7 +152,7 @@ def test_a_worker_whose_gpu_fails_is_started_again(cluster: None, tmp_path: Path
 
 @pytest.mark.slow
 def test_workers_that_can_never_be_built_again_end_the_run(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dav_ray.runtime.search.workers.PING_EVERY_S", 0.1)
     workers = {"a": started(Brittle, "a", 0.2, str(tmp_path), 99)}
@@ -164,7 +164,7 @@ def test_workers_that_can_never_be_built_again_end_the_run(
 
 
 @pytest.mark.slow
-def test_a_worker_that_says_nothing_when_it_is_back_is_ended_once_more(cluster: None, tmp_path: Path) -> None:
+def test_a_worker_that_says_nothing_when_it_is_back_is_ended_once_more(shared_ray: None, tmp_path: Path) -> None:
     workers = {"a": started(Mute, "a", 0.2, str(tmp_path)), **pool({"b": 0.2})}
     done = Round(tmp_path, workers, limits=(60, 5))
     tick, in_time = once(lambda: len(done.results) > 3, kill(done, "a")), limit(120)

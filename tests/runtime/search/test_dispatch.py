@@ -8,8 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +16,13 @@ import pytest
 import ray
 
 from dav_ray.config.sections.roles import PoolRole
-from dav_ray.errors import RunError, Stopped
+from dav_ray.errors import RewardError, RunError
 from dav_ray.run_dir.records import RunLog
 from dav_ray.run_dir.storage.uri import open_storage
 from dav_ray.runtime.search.dispatch import Dispatcher, Done
-from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.runtime.search.workers import SearchTeam
-from tests.support.clusters import local_ray
 from tests.support.deadlines import limit, stretched, until
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with local_ray(num_cpus=4):
-        yield
-
-
-@dataclass(frozen=True)
-class Item:
-    name: str
-
-
-class Sleeper:
-    """Takes `pace` seconds for an item; `born` seconds until it answers at all."""
-
-    def __init__(self, name: str, pace: float, born: float = 0.0) -> None:
-        time.sleep(born)
-        self.name, self.pace = name, pace
-        here = ray.get_runtime_context()
-        self.process = Process.begin(here.get_node_id(), here.get_worker_id())
-
-    def ready(self, run_dir: str) -> Process:
-        return self.process
-
-    @ray.method(num_returns=2)
-    def search(self, item: Item, halvings: int) -> tuple[str, Reply]:
-        start = time.time()
-        time.sleep(self.pace)
-        return item.name, Reply((self.name, start, time.time()), self.process)
+from tests.support.sleepers import EVIDENCE, Bad, Item, Nan, Patient, Sleeper
 
 
 def pool(paces: dict[str, float], **born: float) -> dict[str, Any]:
@@ -64,6 +32,17 @@ def pool(paces: dict[str, float], **born: float) -> dict[str, Any]:
     }
     ray.get([workers[name].ready.remote("") for name in paces if name not in born])
     return workers
+
+
+def once(ready: Callable[[], Any], action: Callable[[], Any]) -> Callable[[], None]:
+    """A tick of the dispatcher that acts the first time that something is so."""
+    left = [action]
+
+    def tick() -> None:
+        if left and ready():
+            left.pop()()
+
+    return tick
 
 
 def never(name: str) -> Any:
@@ -95,15 +74,16 @@ class Round:
         limits: tuple[float, float] | None = None,
         renew: Callable[[str], Any] = never,
     ) -> None:
-        self.folder, self.results, self.batches = folder, [], list[int]()
-        team = team_of(workers, folder, renew, away)
+        self.folder, self.batches = folder, list[int]()
+        self.results: list[tuple[Item, str, tuple[str, float, float]]] = []
+        team = self.team = team_of(workers, folder, renew, away)
         self.processes = dict(team.processes)  # those of the beginning
         call, start = limits or (stretched(60), stretched(60))
         team.role = team.role.model_copy(update={"call_timeout_s": call, "start_timeout_s": start})
         self.dispatcher = Dispatcher(team, team.log)
 
     def run(self, items: int, **options: Any) -> Round:
-        self.results: list[tuple[Item, str, tuple[str, float, float]]] = []
+        self.results.clear()
 
         def keep(done: Sequence[Done]) -> None:
             self.batches.append(len(done))
@@ -130,7 +110,7 @@ class Round:
 
 
 @pytest.mark.slow  # a busy machine adds to the gaps that it measures
-def test_sixteen_workers_of_four_speeds_stay_busy(cluster: None, tmp_path: Path) -> None:
+def test_sixteen_workers_of_four_speeds_stay_busy(shared_ray: None, tmp_path: Path) -> None:
     """Until the last chunks: the gaps between a worker's chunks are a small part of its time."""
     paces = {f"w{i}": 0.4 * (1 + i % 4) for i in range(16)}
     done = Round(tmp_path, pool(paces)).run(160)
@@ -145,7 +125,7 @@ def test_sixteen_workers_of_four_speeds_stay_busy(cluster: None, tmp_path: Path)
     assert 3 < fast / slow < 5
 
 
-def test_what_is_there_is_handed_on_in_one_go(cluster: None, tmp_path: Path) -> None:
+def test_what_is_there_is_handed_on_in_one_go(shared_ray: None, tmp_path: Path) -> None:
     """While the driver is busy for a second, four workers end their two items each."""
     workers = pool({f"w{i}": 0.05 for i in range(4)})
     calls = iter(range(10_000))
@@ -158,15 +138,9 @@ def test_what_is_there_is_handed_on_in_one_go(cluster: None, tmp_path: Path) -> 
     assert max(done.batches) == 8 and sum(done.batches) == 24
 
 
-def test_what_is_done_is_kept_where_another_item_ends_the_run(cluster: None, tmp_path: Path) -> None:
-    class Bad(Sleeper):
-        @ray.method(num_returns=2)
-        def search(self, item: Item, halvings: int) -> Any:
-            time.sleep(0.3)
-            raise ValueError("no")
-
+def test_what_is_done_is_kept_where_another_item_ends_the_run(shared_ray: None, tmp_path: Path) -> None:
     workers = pool({f"w{i}": 0.2 for i in range(3)})
-    workers["bad"] = ray.remote(Bad).options(num_cpus=0).remote("bad", 0.0)
+    workers["bad"] = ray.remote(Bad).options(num_cpus=0).remote("bad", 0.3)
     kept: list[str] = []
     round = Round(tmp_path, workers)
     with pytest.raises(RunError, match="chunk . on bad: ValueError: no"):
@@ -177,7 +151,51 @@ def test_what_is_done_is_kept_where_another_item_ends_the_run(cluster: None, tmp
     assert len(kept) == 3
 
 
-def test_a_worker_that_comes_up_in_the_middle_gets_work(cluster: None, tmp_path: Path) -> None:
+def test_bad_data_ends_the_run_and_the_evidence_is_told_of(shared_ray: None, tmp_path: Path) -> None:
+    """No worker is lost for it, and nobody else is asked."""
+    round = Round(tmp_path, {"a": ray.remote(Nan).options(num_cpus=0).remote("a", 0.0)})
+    with pytest.raises(RewardError, match="judge gave nan for chunk 0; evidence: quarantine/"):
+        round.run(3)
+    assert [(e["worker"], e["item"], e["file"]) for e in round.events("quarantined")] == [("a", "0", EVIDENCE)]
+    assert round.results == [] and not round.events("worker_lost") and not round.events("requeued")
+
+
+def test_a_worker_whose_node_drains_ends_its_item_and_is_started_again(
+    shared_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the only node says so for a while, where both stand; tests/runtime/cluster/test_draining.py has one that is
+    drained, and another one."""
+    here, asked, draining = ray.get_runtime_context().get_node_id(), list[float](), dict[str, int]()
+
+    def reader() -> Callable[[float], dict[str, int]]:
+        def draining_nodes(timeout_s: float) -> dict[str, int]:
+            asked.append(timeout_s)
+            return dict(draining)
+
+        return draining_nodes
+
+    monkeypatch.setattr("dav_ray.runtime.cluster.draining.drain_reader", reader)
+    monkeypatch.setattr("dav_ray.runtime.cluster.draining.ASK_EVERY_S", 0.0)
+    done, in_time = Round(tmp_path, pool({"fast": 0.05, "slow": 0.6})), limit(60)
+
+    def tick() -> None:
+        in_time()
+        if len(done.results) > 4 and not done.events("draining"):
+            draining[here] = 0  # until when is not said
+        if "slow" in done.team.away:
+            draining.clear()
+
+    done.run(20, tick=tick)
+    while {event["worker"] for event in done.events("worker_back")} != {"fast", "slow"}:
+        done.run(2, tick=tick)
+    assert asked and set(asked) == {5.0}
+    told = {(event["worker"], event["node"]) for event in done.events("draining")}
+    assert told == {("fast", here), ("slow", here)}
+    assert done.results and not done.events("handed_back") and not done.events("requeued")
+    assert not done.events("worker_lost") and not done.events("worker_hung")
+
+
+def test_a_worker_that_comes_up_in_the_middle_gets_work(shared_ray: None, tmp_path: Path) -> None:
     done = Round(tmp_path, pool({"early": 0.1, "late": 0.1}, late=1.5), away=("late",)).run(20)
     in_time = limit(60)
     while not done.events("worker_joined"):  # how long its process takes to start is the machine's affair
@@ -187,7 +205,7 @@ def test_a_worker_that_comes_up_in_the_middle_gets_work(cluster: None, tmp_path:
     assert [event["worker"] for event in done.events("worker_joined")] == ["late"]
 
 
-def test_a_fast_worker_ends_the_round_of_a_slow_one(cluster: None, tmp_path: Path) -> None:
+def test_a_fast_worker_ends_the_round_of_a_slow_one(shared_ray: None, tmp_path: Path) -> None:
     """What the slow one is at is doubled, and what it has not started before that; it is not given new work before it
     is done with the old."""
     done = Round(tmp_path, pool({"fast": 0.1, "slow": 2.0}))
@@ -198,20 +216,7 @@ def test_a_fast_worker_ends_the_round_of_a_slow_one(cluster: None, tmp_path: Pat
     assert again.who() == {"fast": 10}
 
 
-class Patient(Sleeper):
-    """Looks twice a second whether its item is wanted, as a search worker does."""
-
-    @ray.method(num_returns=2)
-    def search(self, item: Item, halvings: int) -> tuple[str, Reply]:
-        start = time.time()
-        while time.time() < start + self.pace:
-            time.sleep(min(0.5, self.pace))
-            if ray.get_runtime_context().is_canceled():
-                raise Stopped
-        return item.name, Reply((self.name, start, time.time()), self.process)
-
-
-def test_the_loser_of_a_doubled_item_is_told_to_stop(cluster: None, tmp_path: Path) -> None:
+def test_the_loser_of_a_doubled_item_is_told_to_stop(shared_ray: None, tmp_path: Path) -> None:
     """It would take a minute; it is free for the next round in a second, and nobody takes it for lost."""
     workers = {
         name: ray.remote(Patient).options(num_cpus=0, max_restarts=-1).remote(name, pace)
@@ -230,20 +235,19 @@ def test_the_loser_of_a_doubled_item_is_told_to_stop(cluster: None, tmp_path: Pa
     assert len(done.events("doubled")) == 4 and not done.events("worker_lost") and not done.events("requeued")
 
 
-def test_a_killed_worker_comes_back(cluster: None, tmp_path: Path) -> None:
-    workers = pool({"a": 0.1, "b": 0.1})
-    calls = iter(range(10_000))
-
-    def tick() -> None:
-        if next(calls) == 5:
-            ray.kill(workers["b"], no_restart=False)
-
-    done = Round(tmp_path, workers).run(150, tick=tick)
+def test_a_killed_worker_comes_back(shared_ray: None, tmp_path: Path) -> None:
+    """A second of work is left when it dies, so that its loss is seen in this round."""
+    done, in_time = Round(tmp_path, pool({"a": 0.1, "b": 0.1})), limit(60)
+    kill = once(lambda: done.results, lambda: os.kill(done.processes["b"].pid, signal.SIGKILL))
+    done.run(20, tick=kill)
+    while not done.events("worker_back"):
+        in_time()
+        done.run(5)
     assert [event["worker"] for event in done.events("worker_lost")] == ["b"]
-    assert done.events("worker_back") and done.who()["b"] > 10
+    assert done.run(20).who()["b"] > 5
 
 
-def test_a_worker_that_dies_when_it_is_idle_is_told_of(cluster: None, tmp_path: Path) -> None:
+def test_a_worker_that_dies_when_it_is_idle_is_told_of(shared_ray: None, tmp_path: Path) -> None:
     """Ray starts it again unseen; its next reply comes from another process."""
     workers = pool({"a": 0.1})
     done = Round(tmp_path, workers).run(2)

@@ -22,10 +22,11 @@ from dav_ray.errors import RunError
 from dav_ray.runtime.search.dispatch import Dispatcher
 from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.runtime.search.worker import SearchActor, WorkerSpec
-from tests.runtime.search.test_dispatch import Item, Round, Sleeper, team_of
+from tests.runtime.search.test_dispatch import Round, team_of
 from tests.support.bench import Bench, bench_in
 from tests.support.clusters import local_ray
 from tests.support.runs import events, finish, masked_recipe
+from tests.support.sleepers import Item, Sleeper
 
 
 def test_a_room_halves_what_went_through_it() -> None:
@@ -150,7 +151,7 @@ def tight(bench: Bench, rows: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with bench_in(tmp_path_factory.mktemp("memory")) as found:
         yield found
 

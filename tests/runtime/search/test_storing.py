@@ -23,33 +23,15 @@ from dav_ray.runtime.accepted import SearchedChunk
 from dav_ray.runtime.cluster.failures import unwrap
 from dav_ray.runtime.search.calls import AT_ONCE
 from dav_ray.runtime.search.dispatch import Dispatcher, Done
-from dav_ray.runtime.search.one_at_a_time import OneAtATime
-from dav_ray.runtime.search.process import Process, Reply
+from dav_ray.runtime.search.process import Process
 from dav_ray.runtime.search.worker import SearchActor
 from dav_ray.types import Chunk, Trajectories
-from tests.runtime.search.test_deadlines import once
-from tests.runtime.search.test_dispatch import Item, Round, Sleeper, team_of
+from tests.runtime.search.test_dispatch import Round, once, team_of
 from tests.support.bench import Bench, bench_in
 from tests.support.deadlines import stretched
+from tests.support.sleepers import STORE_S, Storing
 
-COMPUTE_S = STORE_S = 0.3
-
-
-class Storing(Sleeper):
-    """Computes for `pace` seconds, one item at a time, and stores for STORE_S more."""
-
-    def __init__(self, name: str, pace: float, born: float = 0.0) -> None:
-        super().__init__(name, pace, born)
-        self.computing = OneAtATime()
-
-    @ray.method(num_returns=2)
-    def search(self, item: Item, halvings: int) -> tuple[str, Reply]:
-        with self.computing.turn(ray.get_runtime_context().is_canceled):
-            start = time.time()
-            time.sleep(self.pace)
-            end = time.time()
-        time.sleep(STORE_S)
-        return item.name, Reply((self.name, start, end), self.process, computed_s=end - start)
+COMPUTE_S = 0.3
 
 
 def storing(name: str, pace: float = COMPUTE_S, born: float = 0.0, at_once: int = AT_ONCE) -> Any:
@@ -57,7 +39,7 @@ def storing(name: str, pace: float = COMPUTE_S, born: float = 0.0, at_once: int 
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with bench_in(tmp_path_factory.mktemp("storing")) as found:
         yield found
 
@@ -88,6 +70,7 @@ def test_a_worker_that_comes_takes_what_another_has_not_started(bench: Bench, tm
     assert time.monotonic() - began < stretched(30)
     assert [(event["worker"], event["item"]) for event in done.events("doubled")] == [("new", "1"), ("new", "0")]
     assert [(event["worker"], event["item"]) for event in done.events("stopped")] == [("slow", "1"), ("slow", "0")]
+    ray.kill(slow)  # what it sleeps for is done
 
 
 @dataclass(frozen=True)
@@ -127,12 +110,13 @@ class Slow(SearchActor):
 
 
 @pytest.fixture(scope="module")
-def slow(bench: Bench) -> Any:
+def slow(bench: Bench) -> Iterator[Any]:
     """A worker that has searched before."""
     actor = bench.worker(Slow)
     ray.get(actor.become.remote(0.0))
     ray.get(actor.search.remote(bench.chunk(100))[1])
-    return actor
+    yield actor
+    ray.kill(actor)
 
 
 def gaps(spans: Sequence[tuple[float, float]]) -> list[float]:

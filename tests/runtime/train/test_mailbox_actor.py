@@ -22,7 +22,6 @@ from dav_ray.runtime.train.mailbox import Job, Mailbox, ask
 from dav_ray.runtime.train.rank import TrainSpec
 from dav_ray.runtime.train.ranks import MAILBOX, Ranks
 from dav_ray.runtime.train.troubles import trouble_of
-from tests.support.clusters import local_ray
 from tests.support.runs import events
 
 
@@ -34,15 +33,12 @@ class Box(Mailbox):
         return [type(one).__name__ for held in self._weights.values() for one in held]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with local_ray(num_cpus=1):
-        yield
-
-
 @pytest.fixture
-def box(cluster: None) -> Any:
-    return ray.remote(Box).options(num_cpus=0).remote()
+def box(shared_ray: None) -> Iterator[Any]:
+    """It ends here: an idle worker may hold on to an actor that one of its tasks was given."""
+    actor: Any = ray.remote(Box).options(num_cpus=0).remote()
+    yield actor
+    ray.kill(actor)
 
 
 def test_who_asks_a_dead_mailbox_is_told_what_is_gone(box: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,21 +12,14 @@ from dav_ray.runtime.watch import round_reports
 from dav_ray.runtime.watch.progress import Progress
 from dav_ray.runtime.watch.round_reports import RoundReports
 from tests.report.test_page import make_run
-from tests.support.clusters import local_ray
 from tests.support.runs import events
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with local_ray(num_cpus=1):
-        yield
 
 
 def told(run: Path) -> list[str]:
     return [event["event"] for event in events(run)]
 
 
-def test_pages_and_failures(cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pages_and_failures(shared_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = make_run(tmp_path / "good", rounds=2), make_run(tmp_path / "bad", rounds=2)
     (bad / "evaluate/round-0001.parquet").write_bytes(b"damaged")
     reports = {run: RoundReports(str(run), RunLog(open_storage(str(run)), 1), Progress(4)) for run in (good, bad)}
@@ -44,7 +36,9 @@ def test_pages_and_failures(cluster: None, tmp_path: Path, capsys: pytest.Captur
     assert "round-0001.parquet" in said[0] and f"dav-ray report {bad} tries again" in said[0]
 
 
-def test_a_page_that_takes_too_long_is_given_up(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_takes_too_long_is_given_up(
+    shared_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(round_reports, "LAST_S", 0.0)
     reports = RoundReports(str(tmp_path), RunLog(open_storage(str(tmp_path)), 1), Progress(4))
     reports.update()
