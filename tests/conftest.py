@@ -3,8 +3,10 @@ order, limits of time, files and processes that end with the tests."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator
@@ -28,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """A mark for all processes that are started here, and a folder for what they write: logs and sockets of Ray too."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where pytest's own folders stay
     os.environ[MARK] = uuid.uuid4().hex
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that is started would compile the package anew
+    sys.dont_write_bytecode = False
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start: all networks here are tiny
     config.stash[SCRATCH] = tempfile.mkdtemp(prefix="dt-", dir="/tmp")  # short: sockets have their paths in it
     os.environ["TMPDIR"], tempfile.tempdir = config.stash[SCRATCH], None
@@ -36,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[SCRATCH], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is never garbage: each collection would walk through a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -37,7 +37,7 @@ def test_what_a_process_started_is_known_too() -> None:
 
 def test_agents_of_a_node_that_is_gone_are_ended_without_a_word() -> None:
     subprocess.run(["bash", "-c", "(exec -a ray::DashboardAgent sleep 600) >/dev/null 2>&1 &"], check=True)
-    until(lambda: [process.cmdline()[0] for process in of_this_run()] == ["ray::DashboardAgent"], "no agent")
+    until(lambda: [process.cmdline()[:1] for process in of_this_run()] == [["ray::DashboardAgent"]], "no agent")
     assert end_those_left(grace_s=0.1) == [] and of_this_run() == []
 
 

@@ -211,6 +211,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load(str(path), ["search.gradient=true", "search.trajectories=16"]).config
 
 
+@pytest.mark.thorough
 def test_a_masked_model_is_timed_in_search_and_training(masked: Config) -> None:
     """16 trajectories of 2 candidates, three chunks: 12 states at once; 16 transitions per step."""
     search, train = probe_search(masked, "cpu"), probe_train(masked, "cpu")
@@ -225,6 +226,7 @@ def test_a_masked_model_is_timed_in_search_and_training(masked: Config) -> None:
     assert train.batches.train == choose(train.measured["train"])
 
 
+@pytest.mark.thorough
 def test_decoding_is_timed_before_the_network(tiny_folder: str) -> None:
     words = {"steps": 2, "candidates": 2, "trajectories": 4, "gradient": True}
     made = config(**words).model_copy(update={"model": Model(path=tiny_folder)})
@@ -233,6 +235,7 @@ def test_decoding_is_timed_before_the_network(tiny_folder: str) -> None:
     assert found.batches.decode_batch == choose(found.measured["decode"]) <= 4
 
 
+@pytest.mark.thorough
 def test_memory_that_runs_out_ends_the_growth_and_names_the_role(
     masked: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

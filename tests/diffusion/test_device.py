@@ -30,6 +30,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
 def test_memory_that_is_asked_for_again_costs_no_page_faults() -> None:
     """Activations of 3 MB, two per layer, that glibc gives back in between: some 49,000 pages of 4 kB."""

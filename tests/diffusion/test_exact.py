@@ -80,6 +80,7 @@ class Flat:
         return 0.0 * samples.flatten(1).sum(1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("dtype", "beta", "gradient"), [("bfloat16", 1.0, False), ("float16", 1.0, False), ("bfloat16", 0.5, True)]
 )

@@ -16,6 +16,7 @@ from jobs.performance.parts import rewards, search, switches, waiting
 from jobs.performance.timing import Series
 
 TINY = ("search.steps=4", "search.chunk=3", "search.trajectories=3")
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(autouse=True)

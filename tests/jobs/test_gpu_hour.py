@@ -28,6 +28,7 @@ from tests.support.deadlines import hung
 from tests.support.places import JOBS, ROOT
 
 WORDS = ("--tiny", "--device", "cpu", "--out")
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -11,6 +12,7 @@ from dav_ray.rewards.digits import READER_FILE, DigitReader
 from jobs.assets import digits as job
 
 
+@pytest.mark.thorough
 def test_short_training_lowers_both_losses_and_gives_a_pipeline(tmp_path: Path) -> None:
     losses = job.make(tmp_path, seed=0, reader_steps=5, vae_steps=12, unet_steps=16, copies=1)
 

@@ -406,6 +406,7 @@ def test_two_ranks_train_adapters_as_one_process(tmp_path: Path, kind: str) -> N
         torch.testing.assert_close(first[name], parameter, rtol=0, atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_two_ranks_fit_as_one_process(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(rank_main, (str(tmp_path),), nprocs=2)
     (first, metrics), (second, other) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))

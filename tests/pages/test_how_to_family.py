@@ -82,6 +82,7 @@ def python(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "try_it.py"], cwd=folder, capture_output=True, text=True, timeout=hung(120))
 
 
+@pytest.mark.thorough
 def test_the_model_of_the_page_is_searched_and_trained(folder: Path) -> None:
     done = python(folder, SCRIPT)
     assert done.returncode == 0, done.stderr

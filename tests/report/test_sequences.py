@@ -93,7 +93,9 @@ def test_information_of_a_position() -> None:
     assert information(tokens, 4) == pytest.approx(np.array(expected))
 
 
-@pytest.mark.parametrize("name", ["dna", "rna", "protein", "ab*é#"])
+@pytest.mark.parametrize(
+    "name", ["dna", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("rna", "protein", "ab*é#"))]
+)
 def test_a_logo_is_drawn_in_lines(name: str) -> None:
     alphabet = Alphabet.of(name)
     heights = np.zeros((2 * LINE + 1, len(alphabet.letters)))

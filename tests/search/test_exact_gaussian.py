@@ -71,6 +71,7 @@ def test_so_have_the_searches_without_tilt(strategy: Any) -> None:
     check(moments(found.sample, found.log_weight))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("num, gradient, beta", [(1, True, 0.3), (3, False, 1.0)])
 def test_smc_has_them_too_and_its_normaliser_is_unbiased(num: int, gradient: bool, beta: float) -> None:
     """Of small populations, resampled at every step: E[Z_hat] = Z, while log Z_hat is biased down."""

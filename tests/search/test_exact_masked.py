@@ -140,8 +140,12 @@ STRATEGIES: dict[str, tuple[Any, Callable[[], Tensor]]] = {
     "refine": (Refine(FOUR, 3, 0.5), refined),
 }
 
+FEW = ("none", "svdd", "dav")  # the default suite's
 
-@pytest.mark.parametrize("name", list(STRATEGIES))
+
+@pytest.mark.parametrize(
+    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.thorough) for n in STRATEGIES if n not in FEW)]
+)
 def test_accepted_samples_follow_the_enumerated_law(name: str) -> None:
     search, expected = STRATEGIES[name][0], STRATEGIES[name][1]()
     found = run(search, 6000)
@@ -151,6 +155,7 @@ def test_accepted_samples_follow_the_enumerated_law(name: str) -> None:
     assert name == "none" or misfit(found.sample, law(MODEL)) > 40  # otherwise the line above could not fail
 
 
+@pytest.mark.thorough
 def test_with_exact_values_the_distance_falls_like_one_over_m() -> None:
     """Law by law, and in the slope of log TV over log M, weighted by the errors of log TV."""
     many, values, x, y, w = 12_000, soft_values(MODEL, REWARD, ALPHA), [], [], []
@@ -170,6 +175,7 @@ def test_with_exact_values_the_distance_falls_like_one_over_m() -> None:
     assert -1.25 < slope < -0.8 and abs(slope + 1) < 4 * error
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gradient", [False, True])
 def test_with_guesses_a_bias_stays_that_of_infinitely_many_candidates(gradient: bool) -> None:
     """The tilt is undone by the density ratio: the limit is the same with and without gradient."""
@@ -184,6 +190,7 @@ def test_with_guesses_a_bias_stays_that_of_infinitely_many_candidates(gradient: 
 # ---- the weights ----
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gradient", [False, True])
 def test_trajectory_weights_leave_nothing_but_noise(gradient: bool) -> None:
     found = run(Dav(4, ALPHA, GAMMA, gradient, 0.0), 10_000 if gradient else 20_000, 1)
@@ -211,15 +218,18 @@ def test_smc_leaves_nothing_but_noise(search: Smc) -> None:
     assert noise + 4 * spread < 0.06
 
 
+OFTEN = Smc(PLAIN, particles=4, resampling="stratified", below=1.0), 320, 32
+TEMPERED = Smc(PLAIN, resampling="ssp", tempering="linear"), 250, 128
+
+
 @pytest.mark.parametrize(
     "search, num, size",
     [
-        (Dav(4, ALPHA, 0.7, False, 0.0), 18_000, 1),
-        (Smc(PLAIN), 220, 160),
-        (Smc(PLAIN, particles=4, resampling="stratified", below=1.0), 320, 32),
-        (Smc(PLAIN, resampling="ssp", tempering="linear"), 250, 128),
+        pytest.param(Dav(4, ALPHA, 0.7, False, 0.0), 18_000, 1, id="dav"),
+        pytest.param(Smc(PLAIN), 220, 160, id="smc"),
+        pytest.param(*OFTEN, id="smc, stratified, every step", marks=pytest.mark.thorough),
+        pytest.param(*TEMPERED, id="smc, ssp, linear", marks=pytest.mark.thorough),
     ],
-    ids=["dav", "smc", "smc, stratified, every step", "smc, ssp, linear"],
 )
 def test_z_hat_is_unbiased(search: Any, num: int, size: int) -> None:
     found = run(search, num) if size == 1 else populations(search, num, size)
@@ -230,6 +240,7 @@ def test_z_hat_is_unbiased(search: Any, num: int, size: int) -> None:
     assert error < 0.0075  # a bias of three per cent would be four of these
 
 
+@pytest.mark.thorough
 def test_log_z_hat_is_biased_down() -> None:
     """By half its variance where it is normal."""
     log_z = weights(populations(Smc(PLAIN), 800, 8))[::8].log() - math.log(Z)
@@ -242,6 +253,7 @@ def test_log_z_hat_is_biased_down() -> None:
 # ---- what the M-step is given ----
 
 
+@pytest.mark.thorough
 def test_a_blend_has_the_enumerated_mean_at_every_state_and_less_noise() -> None:
     found = run(Dav(4, ALPHA, GAMMA, False, 0.0, blend=True), 20_000, 2)
     assert found.targets is not None

@@ -37,13 +37,14 @@ def check_tilted_law(found: Trajectories, diffusion: MaskedDiffusion, reward: Sc
     assert distance < 1.2 * 0.5 * float((tilted / z * (1 - tilted / z) * 2 / torch.pi / effective).sqrt().sum()) + 0.01
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("beta", [0.0, *(pytest.param(beta, marks=pytest.mark.thorough) for beta in (1.0, 0.3))])
 @pytest.mark.parametrize("num, gradient", [(1, False), (4, False), (4, True)])
 def test_the_weights_are_proper(num: int, gradient: bool, beta: float) -> None:
     diffusion, reward = model(moved=0.3), Scores()
     check_tilted_law(search(diffusion, reward, num, gradient, beta), diffusion, reward, beta)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("num", [1, 4])
 def test_the_weights_are_proper_where_sequences_are_infeasible(num: int) -> None:
     """Minus infinity at the end is a weight of zero; on the way only a guess, whose value is finite."""
@@ -55,6 +56,7 @@ def test_the_weights_are_proper_where_sequences_are_infeasible(num: int) -> None
     assert 20 < int(found.reward.isneginf().sum()) < MANY - 20
 
 
+@pytest.mark.thorough
 def test_more_candidates_come_closer_to_the_tilted_law() -> None:
     diffusion, reward = model(), Scores(scale=2.0)
     tilted = law(diffusion) * (reward.table.double() / ALPHA).exp()
@@ -86,6 +88,7 @@ class Uniform(nn.Module):
         return torch.zeros(*x.shape, 5)
 
 
+@pytest.mark.thorough
 def test_evaluations_at_the_size_of_the_benchmark() -> None:
     """L = 200, T = 128, M = 10: 1 + (T - 1) M = 1271 if every candidate were evaluated; about 1007 when equal ones are
     evaluated once: a candidate equals its parent with probability (1 - 1/t)^n, n the masks left, about e^(-200/128).

@@ -144,6 +144,7 @@ def check(sample: Tensor, log_weight: Tensor, of: Tensor | None) -> None:
     assert float(found.mean_error) < 0.02 and found.log_z_error < 0.06
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gradient", [False, True])
 def test_weighted_dav_reaches_the_posterior_and_unweighted_dav_does_not(gradient: bool) -> None:
     problem, many = nine_modes(), 2000
@@ -156,7 +157,7 @@ def test_weighted_dav_reaches_the_posterior_and_unweighted_dav_does_not(gradient
     assert (float(accepted.mean) - sampler_target()[0]) / float(accepted.mean_error) < -10
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_smc_reaches_the_posterior_in_all_modes(gradient: bool) -> None:
     problem, many = nine_modes(), 4000
     names, of = populations("", many // SIZE, SIZE), torch.arange(many) // SIZE

@@ -52,16 +52,16 @@ def synced(model: StableDiffusion, blend: bool = False, **search: Any) -> list[s
     ("search", "most"),
     [
         ({"candidates": 3}, T),  # what the reward is shown
-        ({"candidates": 3, "blend": True}, T),
-        ({"candidates": 3, "score_every": 2}, T),
-        ({"kind": "svdd", "candidates": 3}, T),
-        ({"kind": "best_of_n", "candidates": 3}, 1),
-        ({"kind": "none"}, 1),
+        pytest.param({"candidates": 3, "blend": True}, T, marks=pytest.mark.thorough),
+        pytest.param({"candidates": 3, "score_every": 2}, T, marks=pytest.mark.thorough),
+        pytest.param({"kind": "svdd", "candidates": 3}, T, marks=pytest.mark.thorough),
+        pytest.param({"kind": "best_of_n", "candidates": 3}, 1, marks=pytest.mark.thorough),
+        pytest.param({"kind": "none"}, 1, marks=pytest.mark.thorough),
         ({"kind": "smc", "candidates": 2, "particles": 2}, T),
         ({"kind": "refine", "candidates": 3, "repeats": 1, "depth": 0.7, "warm_start": "off"}, 3 * T),
         # log-densities and slopes come back too
         ({"candidates": 3, "anchor": "pretrained"}, 5 * T),
-        ({"candidates": 3, "gradient": True}, 6 * T),
+        pytest.param({"candidates": 3, "gradient": True}, 6 * T, marks=pytest.mark.thorough),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )

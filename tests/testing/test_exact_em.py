@@ -190,6 +190,7 @@ def test_weighted_rounds_follow_exact_em(name: str) -> None:
         assert once < most < 0.05 and total < allowed
 
 
+@pytest.mark.thorough
 def test_rounds_without_weights_are_biased_as_enumerated() -> None:
     """The paper's W = 1 at M = 2: far from exact EM, and where the law of the search says."""
     for total, once, most, blind in sampled("current", False):
@@ -212,6 +213,7 @@ def masked_goal(weighted: bool) -> Any:
     return goal
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("weighted", [True, False])
 def test_a_factorised_model_reaches_the_projection(weighted: bool) -> None:
     """Letters at the all-masked state, and the law; with weights that of the tilted law, without them another."""
@@ -235,6 +237,7 @@ def test_a_factorised_model_reaches_the_projection(weighted: bool) -> None:
 # ---- the bound ----
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("knows", [False, True])
 def test_the_bound_is_that_of_enumeration(knows: bool) -> None:
     """E[log W] and E[W] = Z at every M; with exact soft values the bound closes like 1 / M, with guesses it ends below
@@ -278,6 +281,7 @@ def test_at_the_posterior_every_trajectory_weighs_z(knows: bool, candidates: int
     torch.testing.assert_close(found.log_weight, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_rounds_close_the_bound() -> None:
     """Anchor `pretrained`, so that log Z stays. After one M-step the gap is what a fit of n free numbers to the draws
     leaves, n / (2 ESS), and enumeration says the same."""

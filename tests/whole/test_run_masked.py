@@ -210,6 +210,7 @@ def kill(driver: subprocess.Popen[str], title: str) -> None:
             process.kill()
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_killed_and_one_that_goes_on_end_in_the_same_bits(folder: Path, part: Stored) -> None:
     """In an object store as on a disk; as a run that was asked for 2 rounds from the start."""
     copy, run = part.copy, folder / "run"
@@ -223,6 +224,7 @@ def test_a_run_that_is_killed_and_one_that_goes_on_end_in_the_same_bits(folder: 
     assert len(set(committed)) == len(committed) >= 5
 
 
+@pytest.mark.thorough
 def test_what_changed_on_the_way_is_told(folder: Path, part: Stored) -> None:
     copy = part.copy
     changed = next(event for event in events(copy) if event["event"] == "settings_changed")

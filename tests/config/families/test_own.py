@@ -87,6 +87,7 @@ def test_a_recipe_names_it(folder: Path, by: str) -> None:
     assert type(sample_kind(again)).__name__ == "Sequences"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("by", FORMS)
 def test_its_import_is_announced_first(folder: Path, by: str) -> None:
     """By a process of its own: once, on standard error, before the module prints; a dry run stays YAML."""

@@ -53,6 +53,7 @@ def weights(trainer: Pretrainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.trainable().state_dict().items()}
 
 
+@pytest.mark.thorough
 def test_held_out_bits_approach_the_entropy_of_a_markov_chain() -> None:
     length, settings = 16, Settings("ACGT", 16, hidden=32, stacks=1, kernel=5, batch=128, learning_rate=5e-3, ema=0.98)
     rows = Rows(markov(3000, length))
@@ -80,6 +81,7 @@ def test_the_bound_of_uniform_letters_is_exact_for_a_model_that_says_so() -> Non
     assert found.bits == pytest.approx(2, abs=3 * found.error) and 0 < found.error < 0.05
 
 
+@pytest.mark.thorough
 def test_classes_are_learnt_and_a_withheld_class_is_their_mixture() -> None:
     """A row of class c has the letter c everywhere, so that only who knows c knows its first letter."""
     labels = np.arange(200) % 4

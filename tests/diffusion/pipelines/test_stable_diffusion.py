@@ -181,6 +181,7 @@ def test_decoding_holds_one_piece_beside_what_it_returns(build: Build, monkeypat
     assert held == [0, 0, 0, 0]
 
 
+@pytest.mark.thorough
 def test_memory_that_runs_out_in_the_decoder_leaves_the_network_its_batch(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ TYPES = {
     "train": NodeType({"CPU": 4, "GPU": 1}, {"role": "train"}, most=1),
 }
 PLACED = ("roles.search.labels.role=search", "roles.reward.labels.role=search", "roles.train.labels.role=train")
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")

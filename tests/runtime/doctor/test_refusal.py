@@ -16,6 +16,8 @@ from dav_ray.runtime.doctor.refusal import refuse_misfits
 from tests.support.clusters import add_node, cluster_of
 from tests.support.deadlines import hung, until
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:

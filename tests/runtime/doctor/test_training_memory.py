@@ -12,6 +12,7 @@ from tests.support import like_a_gpu
 BF16 = torch.bfloat16
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("dtype", "autocast", "counted"),
     [("float32", None, 3.39e9), ("bfloat16", None, 2.09e9), ("bfloat16", BF16, 2.29e9), ("float32", BF16, 2.29e9)],

@@ -69,6 +69,7 @@ def test_a_service_that_is_busy_is_asked_again_for_what_is_missing(run: Run, gra
     assert told == [("Busy", tries, "ConnectionResetError: the service restarts") for tries in (1, 2)]
 
 
+@pytest.mark.thorough
 def test_a_service_that_stays_busy_ends_the_run_and_names_the_key(run: Run) -> None:
     with_golden(run, {"kind": "Busy", "args": {"since": 4.0, "times": 99}}, retry_s=2.5)
     words = r"Busy: no answer in 2.5 s of asking again \(roles.reward.retry_s\): ConnectionResetError: the service"

@@ -31,6 +31,7 @@ def run(shared_ray: None, tmp_path: Path) -> Iterator[Run]:
 # ---- calls ----
 
 
+@pytest.mark.thorough
 def test_several_rewards_do_not_wait_for_each_other(run: Run) -> None:
     run.start({"kind": "Total", "name": "slow", "args": {"pace": 1.0}}, {"kind": "Total", "args": {"pace": 0.8}})
     run.ask(samples(1.0))

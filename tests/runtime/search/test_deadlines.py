@@ -25,6 +25,7 @@ def one_after_another(done: Round, paused: str) -> list[str]:
     return [e["event"] for e in done.all_events() if e["event"] in names and e["worker"] == paused]
 
 
+@pytest.mark.thorough
 def test_a_worker_that_gives_no_answer_is_ended_and_its_item_done(shared_ray: None, tmp_path: Path) -> None:
     late_s = stretched(2)
     done = Round(tmp_path, pool({"a": 0.1, "b": 1000.0}), limits=(late_s, stretched(60)))

@@ -160,6 +160,7 @@ def test_bad_data_ends_the_run_and_the_evidence_is_told_of(shared_ray: None, tmp
     assert round.results == [] and not round.events("worker_lost") and not round.events("requeued")
 
 
+@pytest.mark.thorough
 def test_a_worker_whose_node_drains_ends_its_item_and_is_started_again(
     shared_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
