@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -88,10 +89,15 @@ def test_json_has_every_key_with_its_default() -> None:
     assert json.loads(config("track", "--json")[1])[0]["may_change"]
 
 
+@functools.cache
+def schema() -> jsonschema.Draft202012Validator:
+    found = json.loads(json.dumps(recipe_schema()))
+    jsonschema.Draft202012Validator.check_schema(found)
+    return jsonschema.Draft202012Validator(found)
+
+
 def valid(recipe: Any) -> bool:
-    schema = json.loads(json.dumps(recipe_schema()))
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return not list(jsonschema.Draft202012Validator(schema).iter_errors(recipe))
+    return not list(schema().iter_errors(recipe))
 
 
 def test_the_schema_accepts_every_shipped_recipe_and_the_template() -> None:
