@@ -31,7 +31,7 @@ def test_a_process_that_is_left_is_named_and_ended() -> None:
 def test_what_a_process_started_is_known_too() -> None:
     code = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert [process.name() for process in of_this_run()] == ["sleep"]
+    until(lambda: [process.name() for process in of_this_run()] == ["sleep"], "nothing is left")
     assert len(end_those_left(grace_s=0.1)) == 1
 
 

@@ -70,7 +70,8 @@ def mistakes(words: Sequence[str]) -> list[str]:
         return pip_mistakes(rest)
     if program == "pytest":
         markers = [line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]]
-        return [f"no marker {rest[1]}" for _ in rest[:1] if rest[0] == "-m" and rest[1] not in markers]
+        named = set(re.findall(r"\w+", rest[1])) - {"and", "not"} if rest[:1] == ["-m"] else set[str]()
+        return [f"no marker {name}" for name in sorted(named.difference(markers))]
     if "/" in program:
         fits = os.access(ROOT / program, os.X_OK)
         return [] if fits else [f"{program} is no program of this repository"]
@@ -171,7 +172,7 @@ def test_mistakes_are_found() -> None:
     assert mistakes(["dav-ray", "run", "my.yaml", "search.alhpa=1"]) == ["no key search.alhpa=1"]
     assert mistakes(["python", "jobs/no_such_study.py"]) and mistakes(["python", "-m", "dav_ray.no_such_module"])
     assert mistakes(["pip", "install", "-e", ".[nothing]"]) == ["no extra nothing"]
-    assert mistakes(["pytest", "-m", "fast"]) == ["no marker fast"]
+    assert mistakes(["pytest", "-m", "fast"]) == mistakes(["pytest", "-m", "fast and not slow"]) == ["no marker fast"]
     assert mistakes(["cluster/no_such.sh", "up"]) and mistakes(["frobnicate"])
     assert mistakes(["ray", "job", "submit", "--", "dav-ray", "rum"]) == ["no command rum"]
     assert commands("a b && c >out # d") == [["a", "b"], ["c"]] and shutil.which("python")
