@@ -10,6 +10,7 @@ from math import ceil
 from dav_ray.config.batches import too_few_chunks
 from dav_ray.config.families.table import family_of
 from dav_ray.config.figures import Figures, figures, precision, shown
+from dav_ray.config.memory import memory_facts
 from dav_ray.config.partition import spans, training_groups
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.roles import PoolRole, Role
@@ -162,6 +163,7 @@ def render(config: Config, plan: Plan) -> str:
         ("network evaluations per round", per_round),
         ("reward calls per sample", calls),
         *_work(plan, at_most),
+        *memory_facts(config),
         (
             "training per round",
             f"{plan.transitions:,} transitions{_fitted(config)}, {plan.optimizer_steps} optimizer steps",

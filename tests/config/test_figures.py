@@ -12,8 +12,9 @@ import pytest
 
 from dav_ray.config.families.published import SD1, SD2, TEXT_LENGTH
 from dav_ray.config.families.table import family_of
-from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
 from dav_ray.config.figures import Figures, figures, precision, shown, work
+from dav_ray.config.networks.counted import Inputs
+from dav_ray.config.networks.table import counted
 from dav_ray.config.plan import plan, render
 from dav_ray.config.recipe.load import load
 from dav_ray.search.facts import Spent
@@ -26,6 +27,19 @@ DIGITS = PACKAGE / "assets/digits"
 
 def part(name: str) -> dict[str, Any]:
     return json.loads((DIGITS / name / "config.json").read_text())
+
+
+def unet_flops(config: dict[str, Any], tokens: int) -> float:
+    return counted(config, Inputs(*size(config), tokens)).flops
+
+
+def decoder_flops(unet: dict[str, Any], vae: dict[str, Any]) -> float:
+    return counted(vae, Inputs(*size(unet))).flops
+
+
+def size(unet: dict[str, Any]) -> list[int]:
+    side = unet["sample_size"]
+    return side if isinstance(side, list) else [side, side]
 
 
 def test_stable_diffusion_takes_what_torch_counts() -> None:
@@ -67,7 +81,7 @@ ENCODER = {"down_block_types": ["DownEncoderBlock2D"] * 4}  # not called, and bu
 )
 def test_the_digits_networks_take_what_torch_counts(change: dict[str, Any]) -> None:
     unet, vae = {**part("unet"), **change}, part("vae")
-    height, width = unet["sample_size"] if isinstance(unet["sample_size"], list) else [unet["sample_size"]] * 2
+    height, width = size(unet)
 
     assert unet_flops(unet, 16) == pytest.approx(flops.unet_flops(unet, 16), rel=0.02)
     assert decoder_flops(unet, vae) == pytest.approx(flops.decoder_flops(vae, height, width), rel=0.02)

@@ -48,7 +48,8 @@ class LikeAGpu(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return _Attention.apply(*map(self._narrow, args[:3]))
+            named = [kwargs[name] for name in ("query", "key", "value") if name in kwargs]
+            return _Attention.apply(*map(self._narrow, (*args, *named)[:3]))
         if self._autocast and func in PRODUCTS + NORMS:
             cast = self._narrow if func in PRODUCTS else lambda x: x.float() if isinstance(x, Tensor) else x
             args, kwargs = tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dav_ray.config.families.sizes import Held, Sizes
+from dav_ray.config.families.sizes import Sizes
+from dav_ray.config.networks.held import Held
 
 if TYPE_CHECKING:
     from dav_ray.config.schema import Config
@@ -98,6 +99,11 @@ class Family(ABC):
     def sizes(self, config: Config, folder: Path) -> Sizes:
         """The networks' tensors from their files' headers, for what `dav-ray doctor` says of memory. OSError or
         ValueError, in words, where they do not tell."""
+        raise ValueError("this family says nothing of its networks' sizes")
+
+    def described(self, config: Config) -> Sizes:
+        """The same from configurations alone, also where the model's files are elsewhere. ValueError, in words, where
+        they do not tell."""
         raise ValueError("this family says nothing of its networks' sizes")
 
     def activations(self, sizes: Sizes, *, back: bool) -> tuple[float, float]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dav_ray.config.families.base import Runtime
+from dav_ray.config.families.described import enlarged
 from dav_ray.config.families.pipeline import SCHEDULER, Pipeline, latent_options
 from dav_ray.config.families.pipeline_checks import read_part, useless
-from dav_ray.config.families.sizes import json_if_there
-from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, FLOWS, mistakes
 from dav_ray.registry import load
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class Latents(Pipeline):
     """A text-to-image pipeline over latents. A subclass names its parts, and its adapter.
 
-    adapter: module:Name of the `LatentModel`; schedulers: the classes that its scheduler may have; side: of the images
-    in pixels, where no file tells; multiple: of what height and width must be.
+    adapter: module:Name of the `LatentModel`; schedulers: the classes that its scheduler may have; multiple: of what
+    height and width must be.
     """
 
     adapter: ClassVar[str]
     schedulers: ClassVar[frozenset[str]] = frozenset(CONVERTIBLE)
-    side: ClassVar[int] = 1024
+    side = 1024
     multiple: ClassVar[int] = 16
     guided: ClassVar[bool] = True  # classifier-free guidance takes a second pass
 
@@ -53,16 +53,16 @@ class Latents(Pipeline):
 
     def shape(self, config: Config) -> tuple[int, int]:
         """Height and width of the images in pixels."""
-        own = self.own_side(Path(model_path(config.model.path)))
+        own = self.own_side(config)
         return config.model.height or own, config.model.width or own
 
-    def own_side(self, folder: Path) -> int:
+    def own_side(self, config: Config) -> int:
         """Of the images that the pipeline draws if it is not told a size: its network's latents, enlarged by the
         VAE."""
-        network, vae = (json_if_there(folder / part / "config.json") for part in (self.layout.policy, "vae"))
-        latents = network.get("sample_size")
-        levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
-        return latents * 2 ** (len(levels) - 1) if isinstance(latents, int) and levels else self.side
+        latents = self.part(config, self.layout.policy).get("sample_size")
+        with contextlib.suppress(ValueError):
+            return latents * enlarged(self.part(config, "vae")) if isinstance(latents, int) else self.side
+        return self.side
 
     def build(self, config: Config, held: Runtime) -> Adaptable:
         from dav_ray.diffusion.device import quiet

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from dav_ray.config.families.alphabet import alphabet_of, own_alphabet
 from dav_ray.config.families.base import Family, Flops, Runtime
 from dav_ray.config.families.masked_checks import LORA_TARGETS, check_weights, masked_mistakes
-from dav_ray.config.families.sizes import Held, Sizes, header, json_if_there, read_json
+from dav_ray.config.families.sizes import Sizes, header, json_if_there, read_json
 from dav_ray.config.model_path import model_path
+from dav_ray.config.networks.held import Held
 from dav_ray.diffusion.masked.config_file import BENCHMARK_LENGTH, CONFIG, WEIGHTS
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.families.base import Family, Runtime
+from dav_ray.config.families.described import Described
 from dav_ray.config.families.pipeline_checks import (
-    Layout,
     class_name,
     draft_mistakes,
     index_mistakes,
@@ -19,7 +19,6 @@ from dav_ray.config.families.pipeline_checks import (
     read_part,
     weight_mistakes,
 )
-from dav_ray.config.families.sizes import Sizes, network, read_json
 from dav_ray.config.families.table import PIPELINES, USUAL_PIPELINE, pipeline_of
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.hub import INDEX, Unseen, check_hub_id, is_hub_id, look, not_from_the_hub
@@ -32,12 +31,11 @@ if TYPE_CHECKING:
 SCHEDULER = "scheduler/scheduler_config.json"
 
 
-class Pipeline(Family):
+class Pipeline(Described):
     """A folder or hub id that diffusers loads. A subclass adds the layout, the schedule's checks and what it builds."""
 
     samples = "images"
     start = "usually 15 s, as they import torch, diffusers and transformers"
-    layout: ClassVar[Layout]
 
     def at(self, path: str, pipeline: str | None = None) -> Family:
         """The family of the pipeline's class: this one where nobody says which it is."""
@@ -109,11 +107,6 @@ class Pipeline(Family):
 
         commit = commit_of(path, config.model.revision)
         return config.model_copy(update={"model": config.model.model_copy(update={"revision": commit})})
-
-    def sizes(self, config: Config, folder: Path) -> Sizes:
-        names = self.layout.networks
-        shapes = {name: network(folder / name, config.model.variant) for name in names}
-        return Sizes(shapes, {name: read_json(folder / name / "config.json") for name in names}, self.layout.policy)
 
     def files(self, config: Config) -> dict[str, Any]:
         """Which of the pipeline's files are loaded, and how: arguments of the loader."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,18 +25,6 @@ class Sizes:
 
     def elements(self, network: str) -> int:
         return sum(prod(shape) for shape in self.shapes[network].values())
-
-
-@dataclass(frozen=True)
-class Held:
-    """Elements: in the precision of the network's calls, and in float32 whatever that is."""
-
-    narrow: float
-    wide: float = 0.0
-
-    def bytes(self, width: int) -> float:
-        """width: bytes of an element in the precision of the calls."""
-        return self.narrow * width + self.wide * 4
 
 
 def header(file: Path) -> dict[str, tuple[int, ...]]:
@@ -72,3 +60,14 @@ def _variant(file: Path) -> str | None:
     """fp16 of model.fp16.safetensors, or of model.fp16-00001-of-00002.safetensors."""
     parts = file.name.removesuffix(".safetensors").split(".")
     return parts[1].split("-")[0] if len(parts) > 1 else None
+
+
+def adapter_elements(shapes: Shapes, rank: int, targets: Sequence[str]) -> int:
+    """Parameters of LoRA on the layers whose name, or whose name's end, is one of the targets."""
+    total = 0
+    for name, shape in shapes.items():
+        layer = name.removesuffix(".weight")
+        if layer == name or len(shape) < 2 or not any(layer == t or layer.endswith(f".{t}") for t in targets):
+            continue
+        total += rank * (prod(shape[1:]) + shape[0])  # A: rank x (in x kernel), B: out x rank
+    return total

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dav_ray.config.families.sizes import Held
+from dav_ray.config.networks.held import Held
 
 SAMPLING = 12
 # training: maps in the precision of the calls, and in float32 whatever that is

@@ -9,11 +9,11 @@ from math import ceil
 from dav_ray.config.batches import SHARE
 from dav_ray.config.families.sizes import Sizes
 from dav_ray.config.families.table import family_of
+from dav_ray.config.memory import CUDA_CONTEXT, Memory, search_memory, train_memory
 from dav_ray.config.plan import Plan
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.roles import Role
 from dav_ray.runtime.doctor.findings import Finding
-from dav_ray.runtime.doctor.memory import CUDA_CONTEXT, Memory, search_memory, train_memory
 from dav_ray.runtime.doctor.packing import actor_demand
 from dav_ray.runtime.doctor.pool import Pool
 from dav_ray.runtime.doctor.versions import Installed

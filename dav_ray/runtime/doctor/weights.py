@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+import contextlib
 from pathlib import Path
 
-from dav_ray.config.families.sizes import Shapes, Sizes
+from dav_ray.config.families.sizes import Sizes
 from dav_ray.config.families.table import family_of
 from dav_ray.config.model_path import model_path
 from dav_ray.config.schema import Config
 
 
 def read_sizes(config: Config) -> Sizes:
-    """The networks of a recipe's model. OSError or ValueError, in words: they are not on this machine, or are no
-    safetensors."""
-    place = Path(_local(model_path(config.model.path), config.model.revision))
-    return family_of(config.model).sizes(config, place)
-
-
-def adapter_elements(shapes: Shapes, rank: int, targets: Sequence[str]) -> int:
-    """Parameters of LoRA on the layers whose name, or whose name's end, is one of the targets."""
-    total = 0
-    for name, shape in shapes.items():
-        layer = name.removesuffix(".weight")
-        if layer == name or len(shape) < 2 or not any(layer == t or layer.endswith(f".{t}") for t in targets):
-            continue
-        total += rank * (prod(shape[1:]) + shape[0])  # A: rank x (in x kernel), B: out x rank
-    return total
+    """The networks of a recipe's model, as their files have them, or as their configurations describe those that are
+    not on this machine. OSError or ValueError, in words: nothing tells, or the files are no safetensors."""
+    family = family_of(config.model)
+    try:
+        place = Path(_local(model_path(config.model.path), config.model.revision))
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            return family.described(config)
+        raise
+    return family.sizes(config, place)
 
 
 def _local(path: str, revision: str | None) -> str:

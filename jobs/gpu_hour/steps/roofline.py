@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from dav_ray.config.build import build
-from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
+from dav_ray.config.networks.counted import Inputs
+from dav_ray.config.networks.unet import unet as described_unet
+from dav_ray.config.networks.vae_kl import vae_kl
 from dav_ray.diffusion.device import free_memory
 from jobs.gpu_hour.cards import share
 from jobs.gpu_hour.record import Result
@@ -99,12 +101,13 @@ class Networks:
         module = unet if case.network == "UNet" else vae
         if case.layout != "NCHW":
             module.to(memory_format=torch.channels_last)
-        latents = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        side = unet.config.sample_size
+        latents = (unet.config.in_channels, side, side)
         if case.network == "UNet":
-            self.flops = unet_flops(unet.config, setting.sizes.length)
+            self.flops = described_unet(unet.config, Inputs(side, side, setting.sizes.length)).flops
             work = self._compiled(unet) if case.layout == "compiled" else unet
             return lambda rows: _pass(work, unet, latents, setting.sizes.length, rows, setting.device, dtype)
-        self.flops = decoder_flops(unet.config, vae.config)
+        self.flops = vae_kl(vae.config, Inputs(side, side)).flops
         if case.layout == "compiled":
             vae.decoder = self._compiled(vae.decoder)
         return lambda rows: _decoding(vae, latents, rows, setting.device, dtype)

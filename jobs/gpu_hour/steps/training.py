@@ -12,13 +12,13 @@ import torch
 
 from dav_ray.config.build import build
 from dav_ray.config.families.table import family_of
+from dav_ray.config.memory import train_memory
 from dav_ray.config.model_path import model_path
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.device import free_memory
 from dav_ray.mstep.fit import Fitter
 from dav_ray.mstep.objective import Rows
 from dav_ray.mstep.options import MStep
-from dav_ray.runtime.doctor.memory import train_memory
 from jobs.gpu_hour.record import Result
 from jobs.gpu_hour.setting import Setting
 from jobs.gpu_hour.steps.base import Measure, Step, cells

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dav_ray.config.families.sizes import Sizes, header
+from dav_ray.config.memory import CUDA_CONTEXT, search_memory, train_memory, trained
 from dav_ray.config.plan import plan
 from dav_ray.config.recipe.load import load
 from dav_ray.config.schema import Config
 from dav_ray.runtime.doctor import estimates
-from dav_ray.runtime.doctor.memory import CUDA_CONTEXT, search_memory, train_memory, trained
 from dav_ray.runtime.doctor.pool import Node, Pool
 from dav_ray.runtime.doctor.versions import Gpu, Installed, compare
 from dav_ray.runtime.doctor.weights import read_sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dav_ray.runtime.doctor.memory import search_memory, train_memory
+from dav_ray.config.memory import search_memory, train_memory
 from tests.runtime.doctor.test_estimates import SD15, config
 from tests.support import like_a_gpu
 

@@ -13,6 +13,7 @@ class Flux(Flow):
     adapter = "dav_ray.diffusion.pipelines.flows.flux:Flux"
     guided = False
     unused = ("negative_prompt",)
+    text = 512
     lora_targets = (
         *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
         *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),

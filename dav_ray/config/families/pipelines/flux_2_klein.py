@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dav_ray.config.families.latents import Flow
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.published import published
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.hub import INDEX
@@ -20,6 +21,7 @@ class Flux2Klein(Flow):
 
     adapter = "dav_ray.diffusion.pipelines.flows.flux_2_klein:Flux2Klein"
     unused = ("negative_prompt",)
+    text = 512
     lora_targets = (
         *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
         *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "to_qkv_mlp_proj")),
@@ -36,5 +38,6 @@ class Flux2Klein(Flow):
     )
 
     def passes(self, config: Config) -> int:
-        index = json_if_there(Path(model_path(config.model.path)) / INDEX)
+        path = model_path(config.model.path)
+        index = json_if_there(Path(path) / INDEX) or published(path, INDEX)
         return 1 if index.get("is_distilled") else super().passes(config)

@@ -10,6 +10,7 @@ class Lumina2(Flow):
     """A rectified flow with a Gemma 2 text encoder."""
 
     adapter = "dav_ray.diffusion.pipelines.flows.lumina_2:Lumina2"
+    text = 256
     lora_targets = tuple(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0"))
     layout = Layout(
         name="Lumina2Pipeline",

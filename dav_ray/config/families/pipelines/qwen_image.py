@@ -16,6 +16,7 @@ class QwenImage(Flow):
 
     adapter = "dav_ray.diffusion.pipelines.flows.qwen_image:QwenImage"
     unused = ("draft_vae", "channels_last")
+    text = 128  # with those of its template
     lora_targets = (
         *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
         *("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),

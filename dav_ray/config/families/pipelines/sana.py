@@ -13,6 +13,7 @@ class Sana(Flow):
     """A rectified flow with Gemma as its text encoder. Images have exactly the size that is asked for."""
 
     adapter = "dav_ray.diffusion.pipelines.flows.sana:Sana"
+    text = 300
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     schedulers = frozenset(FLOWS | FLOW_SOLVERS)
     multiple = 32

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dav_ray.config.families.base import Flops, Runtime
+from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.pipeline import Pipeline, latent_options
 from dav_ray.config.families.pipeline_checks import Layout, read_part
-from dav_ray.config.families.published import TEXT_LENGTH, published
-from dav_ray.config.families.sizes import Held, Sizes, json_if_there
-from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
-from dav_ray.config.families.unet_memory import decoder_elements, size_of, unet_elements, unet_training
+from dav_ray.config.families.published import TEXT_LENGTH
+from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, mistakes
 from dav_ray.redact import show
@@ -61,38 +59,8 @@ class StableDiffusion(Pipeline):
             return size[0] * scale, size[1] * scale
         return (size * scale, size * scale) if isinstance(size, int) else (USUAL_SIDE, USUAL_SIDE)
 
-    def activations(self, sizes: Sizes, *, back: bool) -> tuple[float, float]:
-        unet, vae = sizes.configs["unet"], sizes.configs["vae"]
-        network = (
-            unet_training(unet, half=False, autocast=False, checkpointing=False).narrow if back else unet_elements(unet)
-        )
-        return network, decoder_elements(unet, vae, back)
-
-    def training(self, sizes: Sizes, *, half: bool, autocast: bool, checkpointing: bool) -> Held:
-        return unet_training(sizes.configs["unet"], half=half, autocast=autocast, checkpointing=checkpointing)
-
-    def flops(self, config: Config) -> Flops | None:
-        """Decoding is not known where guesses have a decoder of their own."""
-        unet, vae, text = (self._part(config, name) for name in ("unet", "vae", "text_encoder"))
-        try:
-            passes = unet_flops(unet, text.get("max_position_embeddings", TEXT_LENGTH))
-            return Flops(passes, None if config.model.draft_vae else decoder_flops(unet, vae))
-        except (KeyError, TypeError, ValueError):
-            return None
-
-    def sample_bytes(self, config: Config) -> int | None:
-        """Three colours as float32."""
-        unet, vae = (self._part(config, name) for name in ("unet", "vae"))
-        try:
-            (height, width), scale = size_of(unet), 2 ** (len(vae["block_out_channels"]) - 1)
-            return 4 * 3 * height * width * scale**2
-        except (KeyError, TypeError, ValueError):
-            return None
-
-    def _part(self, config: Config, name: str) -> Mapping[str, Any]:
-        """The configuration of one of the networks; empty where it is not at hand."""
-        path = model_path(config.model.path)
-        return json_if_there(Path(path) / name / "config.json") or published(path, name)
+    def tokens(self, config: Config) -> int:
+        return self.part(config, "text_encoder").get("max_position_embeddings", TEXT_LENGTH)
 
     def build(self, config: Config, held: Runtime) -> Adaptable:
         from dav_ray.diffusion.device import quiet

@@ -10,6 +10,8 @@ class StableDiffusion3(Flow):
     """A rectified flow with two CLIP text encoders and T5, which may be left out."""
 
     adapter = "dav_ray.diffusion.pipelines.stable_diffusion_3:StableDiffusion3"
+    text = 333  # CLIP's 77 and T5's 256
+    optional = ("text_encoder_3",)
     lora_targets = tuple(
         f"attn.{name}"
         for name in (

@@ -58,6 +58,9 @@ class DDPM(Pipeline):
             return size[0], size[1]
         return (size, size) if isinstance(size, int) else (USUAL_SIDE, USUAL_SIDE)
 
+    def flops(self, config: Config) -> None:
+        """Nothing is known of the work of its blocks."""
+
     def sample_bytes(self, config: Config) -> int | None:
         """Three colours as float32."""
         height, width = self.shape(config)

@@ -15,6 +15,7 @@ class ZImage(Flow):
     """A rectified flow with a Qwen3 text encoder."""
 
     adapter = "dav_ray.diffusion.pipelines.flows.z_image:ZImage"
+    text = 128  # with those of its template
     lora_targets = (
         *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
         *(f"feed_forward.{name}" for name in ("w1", "w2", "w3")),

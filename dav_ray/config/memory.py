@@ -10,13 +10,14 @@ Elements per row are the model family's (`Family.activations`, `Family.training`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from dav_ray.config.batches import TRAINED
-from dav_ray.config.families.sizes import Sizes
+from dav_ray.config.batches import SHARE, TRAINED
+from dav_ray.config.families.sizes import Sizes, adapter_elements
 from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
-from dav_ray.runtime.doctor.weights import adapter_elements
+from dav_ray.config.sections.roles import Role
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CUDA_CONTEXT = 0.6e9  # bytes that a process takes on a GPU before its first tensor
@@ -94,3 +95,74 @@ def _weights(config: Config, sizes: Sizes) -> float:
     others = sum(sizes.elements(name) for name in sizes.shapes if name != policy)
     own = sizes.elements(policy) * (4 if config.mstep.parameters == "full" else size)
     return others * size + own + 4.0 * trained(config, sizes)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The largest batches, powers of two, with which a worker fits a card; 0: none does. states, decoded: of the search
+    worker's network and decoder; rows: transitions of the trainer's micro-batch; checkpointing: whether it needs it."""
+
+    states: int
+    decoded: int
+    rows: int
+    checkpointing: bool
+
+    def __str__(self) -> str:
+        search = f"search.micro_batch {self.states}, search.decode_batch {self.decoded}"
+        training = f"mstep.micro_batch {self.rows}{' with checkpointing' if self.checkpointing else ''}"
+        return (
+            f"{search if self.states else 'search does not fit'}; {training if self.rows else 'training does not fit'}"
+        )
+
+
+def fit(config: Config, sizes: Sizes, card: float) -> Fit:
+    """What fits a card of so many bytes, where search and training take turns on it; batches are not larger than what
+    the recipe has work for."""
+    passes, room = family_of(config.model).passes(config), SHARE * card - CUDA_CONTEXT
+    search, at_once = config.search, config.search.chunk * config.search.candidates * config.search.particles
+
+    def searching(states: int, decoded: int) -> bool:
+        batches = {"micro_batch": states, "decode_batch": decoded}
+        fewer = {"batch": min(config.evaluate.batch, states)}
+        tried = config.model_copy(
+            update={"search": search.model_copy(update=batches), "evaluate": config.evaluate.model_copy(update=fewer)}
+        )
+        return search_memory(tried, sizes, passes).total <= room
+
+    def training(rows: int, checkpointing: bool) -> bool:
+        tried = config.model_copy(update={"mstep": config.mstep.model_copy(update={"micro_batch": rows})})
+        return train_memory(tried, sizes, passes, checkpointing=checkpointing).total <= room
+
+    most = max(1, config.mstep.batch_size // config.roles.train.replicas)
+    states = _largest(at_once, lambda n: searching(n, 1))
+    decoded = _largest(at_once, lambda n: searching(states, n))
+    plain, saving = (_largest(most, lambda n, on=on: training(n, on)) for on in (False, True))
+    return Fit(states, decoded if states else 0, plain or saving, not plain and saving > 0)
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest power of two up to `most` that fits; 0 where 1 does not."""
+    size = 0
+    while (2 * size or 1) <= most and fits(2 * size or 1):
+        size = 2 * size or 1
+    return size
+
+
+def memory_facts(config: Config) -> list[tuple[str, str]]:
+    """What a worker of search and of training takes with the recipe's batches, where configurations tell."""
+    family, roles = family_of(config.model), config.roles
+    try:
+        sizes = family.described(config)
+        passes = family.passes(config)
+        search, train = search_memory(config, sizes, passes), train_memory(config, sizes, passes)
+        saving = train_memory(config, sizes, passes, checkpointing=True)
+    except ValueError:
+        return []
+    each = [f"search some {_gigabytes(search, roles.search)}", f"training some {_gigabytes(train, roles.train)}"]
+    if config.mstep.checkpointing == "auto" and roles.train.gpus:
+        each.append(f"or {_gigabytes(saving, roles.train)} with checkpointing")
+    return [("memory of a worker", ", ".join(each))]
+
+
+def _gigabytes(memory: Memory, role: Role) -> str:
+    return f"{(memory.total + (CUDA_CONTEXT if role.gpus else 0.0)) / 1e9:.3g} GB"
