@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.families.base import Flops, Runtime
 from dav_ray.config.families.pipeline import Pipeline, latent_options
-from dav_ray.config.families.pipeline_checks import Layout, read_part
+from dav_ray.config.families.pipeline_checks import Layout, read_part, useless
 from dav_ray.config.families.published import TEXT_LENGTH, published
 from dav_ray.config.families.sizes import Held, Sizes, json_if_there
 from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
@@ -43,6 +43,10 @@ class StableDiffusion(Pipeline):
             {"text_encoder_2", "transformer", "controlnet", "image_encoder", "prior", "low_res_scheduler"}
         ),
     )
+
+    def mistakes(self, config: Config, path: str) -> Iterator[str]:
+        yield from super().mistakes(config, path)
+        yield from useless(config.model, ("max_sequence_length",), self.layout)
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         return ddim_mistakes(key, folder, config.search.steps)
