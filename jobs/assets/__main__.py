@@ -1,4 +1,4 @@
-"""`python jobs/assets digits|dna|ehrlich ...`: makes what the first word names; `--help` after it has the rest."""
+"""`python jobs/assets NAME ...`: makes what NAME says, one of those below; `--help` after it has the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NAMES = ("digits", "dna", "ehrlich")
+NAMES = ("digits", "digits_flow", "digits_turbo", "dna", "ehrlich")
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])  # in place of this folder: its modules are jobs.assets.*
 if sys.argv[1:2] and sys.argv[1] in NAMES:

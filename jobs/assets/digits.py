@@ -33,7 +33,7 @@ GRID = Path(__file__).with_name("figures") / "digits.png"
 COPIES = 24  # augmented latents kept of every training digit
 
 
-def build_tokenizer() -> CLIPTokenizer:
+def build_tokenizer(length: int = TOKENS) -> CLIPTokenizer:
     """A byte-level tokenizer: 256 characters, the same at a word's end, and two marks; no merges."""
     letters = sorted(ByteLevel.alphabet())
     entries = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
@@ -41,7 +41,7 @@ def build_tokenizer() -> CLIPTokenizer:
         vocab, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
         vocab.write_text(json.dumps({entry: index for index, entry in enumerate(entries)}))
         merges.write_text("#version: 0.2\n")
-        return CLIPTokenizer(str(vocab), str(merges), model_max_length=TOKENS)
+        return CLIPTokenizer(str(vocab), str(merges), model_max_length=length)
 
 
 def build_pipeline() -> StableDiffusionPipeline:

@@ -135,6 +135,7 @@ def latent_options(config: Config, held: Runtime) -> dict[str, Any]:
         **({} if search.noise is None else {"noise": search.noise}),  # else the model's own rule
         "guidance_scale": search.guidance_scale,
         "negative_prompt": model.negative_prompt,
+        "max_sequence_length": model.max_sequence_length,
         "micro_batch": held.micro_batch,
         "decode_batch": search.decode_batch,
         "device": held.device,

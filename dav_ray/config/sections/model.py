@@ -74,6 +74,14 @@ class Model(Section):
         description="diffusers: what guidance leads away from; default: as the pipeline does without one",
         exclude_if=lambda value: value is None,
     )
+    max_sequence_length: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="diffusers: tokens that the long text encoder (T5, Gemma, Qwen) reads of a prompt, or that stand "
+        "for it where it is left out; default: as the pipeline does without one",
+        exclude_if=lambda value: value is None,
+    )
     draft_above: float = Field(
         default=0.5, ge=0, le=1, description="diffusers: guesses at steps t > draft_above T are decoded by draft_vae"
     )

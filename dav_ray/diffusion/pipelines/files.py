@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from dav_ray.diffusion.device import DTYPES
-from dav_ray.diffusion.pipelines.hub import is_hub_id, is_offline, not_from_the_hub
+from dav_ray.diffusion.pipelines.hub import INDEX, is_hub_id, is_offline, not_from_the_hub
 from dav_ray.diffusion.pipelines.one_download import downloaded
 from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, FLOWS, mistakes
 from dav_ray.diffusion.weight_files import sorted_header
@@ -50,7 +51,8 @@ def load_pipeline(
 
     try:
         there = downloaded(path, revision, download) if is_hub_id(path) else path
-        pipe: Any = cls.from_pretrained(there, dtype=DTYPES[dtype], use_safetensors=True, **checked, **options)
+        words = {**_left_out(cls, Path(there)), **checked, **options}
+        pipe: Any = cls.from_pretrained(there, dtype=DTYPES[dtype], use_safetensors=True, **words)
     except (OSError, ValueError) as error:  # what the hub's and diffusers' loaders raise; the words are theirs
         raise UserError(_not_loaded(path, error)) from error
     found = [
@@ -62,6 +64,16 @@ def load_pipeline(
     if type(pipe.scheduler).__name__ in CONVERTIBLE:
         pipe.scheduler = (as_ddim if FLOWS.isdisjoint(schedulers) else as_flow)(pipe.scheduler)
     return pipe
+
+
+def _left_out(cls: Any, folder: Path) -> dict[str, None]:
+    """The pipeline's parts that its files leave out, for instance T5: diffusers wants to be told so of some."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # diffusers finds the words
+    parts, _ = cls._get_signature_keys(cls)
+    return {name: None for name in sorted(parts) if index.get(name) in (None, [None, None])}
 
 
 def as_ddim(scheduler: Any) -> Any:

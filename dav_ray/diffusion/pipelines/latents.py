@@ -38,6 +38,7 @@ class LatentModel(NetworkSteps):
         *,
         guidance_scale: float = 1.0,
         negative_prompt: str | None = None,
+        max_sequence_length: int | None = None,
         micro_batch: int = 128,
         decode_batch: int = 128,
         device: str | torch.device = "cpu",
@@ -52,6 +53,7 @@ class LatentModel(NetworkSteps):
         self.steps, self.schedule = len(schedule.timesteps) - 1, schedule
         self._parts, self._dtype = parts, network.dtype
         self._guidance, self._negative = guidance_scale, negative_prompt
+        self._longest = max_sequence_length
         self.rooms = self._room, self._decoding = Room(micro_batch), Room(decode_batch, name="decoder")
         self._embeddings: dict[str | None, Embedding] = {}  # None: without the prompt
         self._draft_above = draft_above * self.steps
@@ -81,6 +83,10 @@ class LatentModel(NetworkSteps):
     def embed_none(self, negative_prompt: str | None) -> Embedding:
         """What it is told in the pass without the prompt, which guidance leads away from."""
         return self.embed(negative_prompt or "")
+
+    def longest(self) -> dict[str, int]:
+        """What the pipeline's `encode_prompt` is told of the number of tokens; nothing: as many as it takes itself."""
+        return {} if self._longest is None else {"max_sequence_length": self._longest}
 
     def unpacked(self, x_0: Tensor) -> Tensor:
         """The states as the latents [B, C, H, W] that they stand for, in the network's scale."""

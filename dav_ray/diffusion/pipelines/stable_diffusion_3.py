@@ -27,7 +27,7 @@ class StableDiffusion3(FlowModel):
     def embed(self, prompt: str) -> Embedding:
         """The text's [tokens, D], and the pooled [P]."""
         text, _, pooled, _ = self._parts.encode_prompt(
-            prompt, None, None, device=self._device, do_classifier_free_guidance=False
+            prompt, None, None, device=self._device, do_classifier_free_guidance=False, **self.longest()
         )
         return {"text": text[0], "pooled": pooled[0]}
 

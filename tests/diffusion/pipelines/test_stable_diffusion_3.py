@@ -11,7 +11,7 @@ import torch
 from dav_ray.config.families.pipelines.stable_diffusion_3 import StableDiffusion3 as Family
 from dav_ray.diffusion.pipelines.stable_diffusion_3 import StableDiffusion3
 from tests.support.encoders import clip, t5
-from tests.support.oracle import differences, gradient_is_finite, lora_round_trip, recorded
+from tests.support.oracle import differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
 
 SIDE, STEPS, PROMPTS = 16, 4, ["a cat", "two dogs"]
 
@@ -96,3 +96,15 @@ def test_its_lora_is_the_pipelines_and_rewards_have_a_gradient(tmp_path: Path) -
     )
     assert apart < 1e-5 < 1e-3 < moved
     assert gradient_is_finite(model_of(tiny(tmp_path / "tokenizers")), PROMPTS)
+
+
+@pytest.mark.parametrize("with_t5", [True, False])
+def test_a_recipe_builds_it_from_a_folder(tmp_path: Path, with_t5: bool) -> None:
+    search = {"kind": "none", "steps": STEPS, "eta": 0, "guidance_scale": 3.0}
+    size = {"height": SIDE, "width": SIDE, "max_sequence_length": 4}
+    pipe = tiny(tmp_path, with_t5=with_t5)
+    start = torch.randn(2, 4, SIDE // 2, SIDE // 2, generator=torch.Generator().manual_seed(1))
+    oracle = recorded(pipe, PROMPTS, start, num_inference_steps=STEPS, guidance_scale=3.0, **size)
+    model = of_recipe(pipe, tmp_path / "pipe", PROMPTS, search=search, **size)
+    *apart, _ = differences(model, oracle, PROMPTS, start)
+    assert max(apart) < 1e-5

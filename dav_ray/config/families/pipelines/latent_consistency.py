@@ -24,7 +24,7 @@ class LatentConsistency(Latents):
     adapter = "dav_ray.diffusion.pipelines.few_step.latent_consistency:LatentConsistency"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     schedulers = frozenset(CONSISTENCY)
-    unused = ("negative_prompt",)
+    unused = ("negative_prompt", "max_sequence_length")
     guided = False
     side = 512
     multiple = 8

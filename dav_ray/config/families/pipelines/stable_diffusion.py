@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.pipeline import Pipeline, latent_options
-from dav_ray.config.families.pipeline_checks import Layout, read_part
+from dav_ray.config.families.pipeline_checks import Layout, read_part, useless
 from dav_ray.config.families.published import TEXT_LENGTH
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
@@ -41,6 +41,10 @@ class StableDiffusion(Pipeline):
             {"text_encoder_2", "transformer", "controlnet", "image_encoder", "prior", "low_res_scheduler"}
         ),
     )
+
+    def mistakes(self, config: Config, path: str) -> Iterator[str]:
+        yield from super().mistakes(config, path)
+        yield from useless(config.model, ("max_sequence_length",), self.layout)
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         return ddim_mistakes(key, folder, config.search.steps)

@@ -12,6 +12,7 @@ class StableDiffusionXL(Latents):
     adapter = "dav_ray.diffusion.pipelines.stable_diffusion_xl:StableDiffusionXL"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     multiple = 8
+    unused = ("max_sequence_length",)
     layout = Layout(
         name="StableDiffusionXLPipeline",
         words="a StableDiffusionXLPipeline",

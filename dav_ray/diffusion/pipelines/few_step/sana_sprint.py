@@ -50,7 +50,9 @@ class SanaSprint(LatentModel):
 
     def embed(self, prompt: str) -> Embedding:
         """Of the text behind the pipeline's own instruction."""
-        return embedded(self._parts, prompt, usual(self._parts, "complex_human_instruction"), self._device)
+        return embedded(
+            self._parts, prompt, usual(self._parts, "complex_human_instruction"), self._device, **self.longest()
+        )
 
     def output(self, network: Any, x: Tensor, t: Tensor, embedded: Embedding) -> Tensor:
         angle = self.schedule.timesteps.to(self._device)[t]

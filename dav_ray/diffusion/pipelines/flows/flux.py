@@ -40,7 +40,7 @@ class Flux(FlowModel):
 
     def embed(self, prompt: str) -> Embedding:
         """T5's [tokens, D], and CLIP's pooled [P]."""
-        text, pooled, _ = self._parts.encode_prompt(prompt, device=self._device)
+        text, pooled, _ = self._parts.encode_prompt(prompt, device=self._device, **self.longest())
         return {"text": text[0], "pooled": pooled[0]}
 
     def unpacked(self, x_0: Tensor) -> Tensor:

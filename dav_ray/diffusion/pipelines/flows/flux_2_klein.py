@@ -47,7 +47,7 @@ class Flux2Klein(FlowModel):
 
     def embed(self, prompt: str) -> Embedding:
         """The text's [tokens, D]: three of the encoder's layers side by side."""
-        text, _ = self._parts.encode_prompt(prompt, device=self._device)
+        text, _ = self._parts.encode_prompt(prompt, device=self._device, **self.longest())
         return {"text": text[0]}
 
     def unpacked(self, x_0: Tensor) -> Tensor:

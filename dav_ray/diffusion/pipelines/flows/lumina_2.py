@@ -32,12 +32,14 @@ class Lumina2(FlowModel):
 
     def embed(self, prompt: str) -> Embedding:
         """Of the text behind the pipeline's own instruction: [tokens, D], and which tokens are no padding [tokens]."""
-        text, mask, *_ = self._parts.encode_prompt(prompt, do_classifier_free_guidance=False, device=self._device)
+        text, mask, *_ = self._parts.encode_prompt(
+            prompt, do_classifier_free_guidance=False, device=self._device, **self.longest()
+        )
         return {"text": text[0], "mask": mask[0]}
 
     def embed_none(self, negative_prompt: str | None) -> Embedding:
         """Without the instruction."""
-        text, mask = self._parts._get_gemma_prompt_embeds(negative_prompt or "", device=self._device)
+        text, mask = self._parts._get_gemma_prompt_embeds(negative_prompt or "", device=self._device, **self.longest())
         return {"text": text[0], "mask": mask[0]}
 
     def output(self, network: Any, x: Tensor, t: Tensor, embedded: Embedding) -> Tensor:

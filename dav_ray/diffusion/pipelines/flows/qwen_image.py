@@ -47,8 +47,9 @@ class QwenImage(FlowModel):
 
     def embed(self, prompt: str) -> Embedding:
         """The text's [tokens, D], as many tokens as it has."""
-        longest = usual(self._parts, "max_sequence_length")
-        text, _ = self._parts.encode_prompt(prompt, device=self._device, max_sequence_length=longest)
+        # encode_prompt would take more of them than the pipeline's call does
+        longest = {"max_sequence_length": usual(self._parts, "max_sequence_length"), **self.longest()}
+        text, _ = self._parts.encode_prompt(prompt, device=self._device, **longest)
         return {"text": text[0]}
 
     def _batch(self, found: Sequence[Embedding], dtype: torch.dtype) -> Embedding:

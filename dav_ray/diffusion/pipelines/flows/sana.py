@@ -25,11 +25,13 @@ class Sana(FlowModel):
 
     def embed(self, prompt: str) -> Embedding:
         """Of the text behind the pipeline's own instruction."""
-        return embedded(self._parts, prompt, usual(self._parts, "complex_human_instruction"), self._device)
+        return embedded(
+            self._parts, prompt, usual(self._parts, "complex_human_instruction"), self._device, **self.longest()
+        )
 
     def embed_none(self, negative_prompt: str | None) -> Embedding:
         """Without the instruction."""
-        return embedded(self._parts, negative_prompt or "", None, self._device)
+        return embedded(self._parts, negative_prompt or "", None, self._device, **self.longest())
 
     def output(self, network: Any, x: Tensor, t: Tensor, embedded: Embedding) -> Tensor:
         said = network(
@@ -41,9 +43,12 @@ class Sana(FlowModel):
         return said[:, : x.shape[1]]  # without the variance that some networks say, too
 
 
-def embedded(pipe: Any, text: str, instruction: Sequence[str] | None, device: torch.device) -> Embedding:
-    """The text's last [tokens, D] behind an instruction, and which of them are no padding [tokens]."""
-    words = {"device": device, "complex_human_instruction": instruction}
+def embedded(
+    pipe: Any, text: str, instruction: Sequence[str] | None, device: torch.device, **longest: int
+) -> Embedding:
+    """The text's last [tokens, D] behind an instruction, and which of them are no padding [tokens]. longest: maybe the
+    `max_sequence_length`."""
+    words = {"device": device, "complex_human_instruction": instruction, **longest}
     if "do_classifier_free_guidance" in inspect.signature(pipe.encode_prompt).parameters:
         words["do_classifier_free_guidance"] = False
     found, mask, *_ = pipe.encode_prompt(text, **words)

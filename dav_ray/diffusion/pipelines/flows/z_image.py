@@ -43,7 +43,9 @@ class ZImage(FlowModel):
 
     def embed(self, prompt: str) -> Embedding:
         """The text's [tokens, D], as many tokens as it has."""
-        found, _ = self._parts.encode_prompt(prompt, device=self._device, do_classifier_free_guidance=False)
+        found, _ = self._parts.encode_prompt(
+            prompt, device=self._device, do_classifier_free_guidance=False, **self.longest()
+        )
         return {"text": found[0]}
 
     def _batch(self, found: Sequence[Embedding], dtype: torch.dtype) -> Embedding:
