@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dav_ray.config.build import build
 from dav_ray.config.checks.preflight import model_mistakes
+from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.pipelines.latents import LatentModel
 from dav_ray.diffusion.pipelines.unconditional import Unconditional
@@ -132,6 +133,14 @@ def of_recipe(
     assert not (found := list(model_mistakes(config))), found
     model: Any = build(config)
     return model
+
+
+def own_side(folder: Path) -> int:
+    """Of the images of the pipeline in this folder, in pixels, where a recipe gives no size."""
+    sections = {"model": {"path": str(folder)}, "prompts": ["a"], "reward": {"kind": "brightness"}}
+    config = Config.model_validate(sections)
+    family: Any = family_of(config.model)
+    return family.own_side(config)
 
 
 def gradient_is_finite(model: LatentModel | Unconditional, prompts: Sequence[str]) -> bool:

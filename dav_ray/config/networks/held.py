@@ -47,7 +47,7 @@ FACTORS = {
     "ZImageTransformer2DModel": Factors(2.22, (1.68, 1.35), (2.46, 0.57)),
     "Lumina2Transformer2DModel": Factors(1.91, (1.41, 1.08), (1.71, 0.78)),
     "SanaTransformer2DModel": Factors(1.98, (1.61, 0.68), (2.10, 0.21)),
-    "QwenImageTransformer2DModel": Factors(1.99, (1.24, 1.16), (1.98, 0.42)),
+    "QwenImageTransformer2DModel": Factors(1.99, (1.24, 1.16), (1.98, 0.60)),
     "UNet2DConditionModel": Factors(1.64, (1.41, 0.49), (1.64, 0.30)),
 }
 

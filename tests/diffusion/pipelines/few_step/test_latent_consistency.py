@@ -15,7 +15,15 @@ from dav_ray.config.families.pipelines.latent_consistency import LatentConsisten
 from dav_ray.config.schema import Config
 from dav_ray.diffusion.pipelines.few_step.latent_consistency import LatentConsistency
 from tests.support.encoders import clip
-from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
+from tests.support.oracle import (
+    Recorded,
+    differences,
+    gradient_is_finite,
+    lora_round_trip,
+    of_recipe,
+    own_side,
+    recorded,
+)
 
 STEPS, SEED, PROMPTS = 4, 3, ["a cat", "two dogs"]
 
@@ -125,7 +133,7 @@ def test_a_recipe_builds_it_from_a_folder(tmp_path: Path) -> None:
     model = of_recipe(tiny(tmp_path), tmp_path / "pipe", PROMPTS, search=search, height=16, width=32)
     *apart, _ = differences(model, drawn(16, 32)(tiny(tmp_path)), PROMPTS, begin(16, 32), noise=seeded())
     assert max(apart) < 1e-5
-    assert Family().own_side(tmp_path / "pipe") == 16
+    assert own_side(tmp_path / "pipe") == 16
 
 
 def test_what_it_can_not_draw_is_one_line_each(tmp_path: Path) -> None:

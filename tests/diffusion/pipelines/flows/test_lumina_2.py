@@ -13,7 +13,15 @@ from torch import Tensor
 from dav_ray.config.families.pipelines.lumina_2 import Lumina2 as Family
 from dav_ray.diffusion.pipelines.flows.lumina_2 import Lumina2
 from tests.support.encoders import gemma
-from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
+from tests.support.oracle import (
+    Recorded,
+    differences,
+    gradient_is_finite,
+    lora_round_trip,
+    of_recipe,
+    own_side,
+    recorded,
+)
 
 STEPS, PROMPTS = 4, ["a cat", "two dogs, one of them asleep"]
 
@@ -123,4 +131,4 @@ def test_a_recipe_builds_it_from_a_folder(tmp_path: Path) -> None:
     model = of_recipe(tiny(), tmp_path, PROMPTS, search=search, height=32, width=48)
     *apart, _ = differences(model, drawn(32, 48)(tiny()), PROMPTS, begin(32, 48))
     assert max(apart) < 1e-5
-    assert Family().own_side(tmp_path) == 32
+    assert own_side(tmp_path) == 32

@@ -13,7 +13,15 @@ from dav_ray.config.families.pipelines.sana import Sana as Family
 from dav_ray.diffusion.pipelines.files import as_flow
 from dav_ray.diffusion.pipelines.flows.sana import Sana
 from dav_ray.diffusion.pipelines.schedulers import mistakes
-from tests.support.oracle import Recorded, differences, gradient_is_finite, lora_round_trip, of_recipe, recorded
+from tests.support.oracle import (
+    Recorded,
+    differences,
+    gradient_is_finite,
+    lora_round_trip,
+    of_recipe,
+    own_side,
+    recorded,
+)
 from tests.support.sana import PROMPTS, SCALE, begin, tiny_parts
 
 STEPS = 4
@@ -77,7 +85,7 @@ def test_a_recipe_builds_it_from_a_folder(tmp_path: Path) -> None:
     model = of_recipe(pipe, tmp_path, PROMPTS, search=search, height=32, width=64)
     *apart, _ = differences(model, drawn(32, 64, 4.5)(tiny()), PROMPTS, begin(32, 64))
     assert max(apart) < 1e-5
-    assert Family().own_side(tmp_path) == 8 * SCALE
+    assert own_side(tmp_path) == 8 * SCALE
 
 
 def test_its_steps_are_eulers_with_its_solvers_shift() -> None:
