@@ -1,4 +1,4 @@
-"""The lines of a shipped recipe's header that say what it takes: the plan's figures, and what fits the usual cards.
+"""The lines of a shipped recipe's header that say what it takes: the plan's figures, and what fits usual cards.
 
 They stand between the recipe's description and its first key. `jobs/recipe_headers.py` writes them.
 """

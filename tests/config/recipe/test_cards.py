@@ -58,8 +58,7 @@ def test_what_is_said_to_fit_fits_and_twice_as_much_does_not(name: str, card: fl
 
     if found.states:
         assert searching(found.states, found.decoded)
-        work = config.search.chunk * config.search.candidates
-        assert 2 * found.states > work or not searching(2 * found.states, 1)
+        assert 2 * found.states > config.search.chunk * config.search.candidates or not searching(2 * found.states, 1)
     else:
         assert not searching(1, 1)
     assert training(found.rows) if found.rows else not training(1)
