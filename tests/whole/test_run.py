@@ -140,7 +140,7 @@ def test_pretrained_and_aligned_samples_differ(whole: Path) -> None:
     assert all(kl > 0 for kl in last.column("kl").drop_null().to_pylist())
 
 
-@pytest.mark.slow  # two more runs; by default tests/whole/test_run_masked.py kills one of a masked model
+@pytest.mark.slow  # two more runs; tests/whole/test_run_masked.py (thorough) kills one of a masked model
 def test_sigterm_then_the_same_command_gives_the_undisturbed_result_in_an_object_store(
     folder: Path, whole: Path, s3: str
 ) -> None:
