@@ -173,6 +173,33 @@ OVERRIDES = [
     override("mstep.lora.alpha = 0: out of range", "mstep.lora.alpha=0"),
     override("mstep.lora.targets = []: not allowed; allowed: a list of at least one", "mstep.lora.targets=[]"),
     override("mstep.lora.targets = nothing: the unet has no such", "mstep.lora.targets=[nothing]", recipe="digits"),
+    override(
+        "mstep.lora.targets = img_mlp.net.2.proj: the transformer has no such layer; did you mean img_mlp.net.0",
+        "mstep.lora.targets=[img_mlp.net.2.proj]",
+        recipe="qwen_image",
+    ),
+    override(
+        "mstep.lora.targets = to_query: the unet has no such layer; allowed: null (to_q,",
+        "mstep.lora.targets=[to_query]",
+        recipe="sdxl",
+    ),
+    override(
+        "search.guidance_scale = 7: this model takes no guidance; allowed: 0 or 1, which are none",
+        "search.guidance_scale=7",
+        recipe="flux_schnell",
+    ),
+    override(
+        "model.height = 520: the VAE can't hold it; allowed: a multiple of 16", "model.height=520", recipe="flux_dev"
+    ),
+    override("model.width = 516: the VAE can't hold it; allowed: a multiple of 8", "model.width=516", recipe="sd15"),
+    override("model.width = 18: the VAE can't hold it; allowed: a multiple of", "model.width=18", recipe="digits"),
+    override("search.eta = [0, 0]: a search needs a stochastic sampler", "search.eta=[0, 0]", recipe="sd35_medium"),
+    override(
+        "model.negative_prompt = blurred: is of no use without guidance",
+        "model.negative_prompt=blurred",
+        recipe="sdxl_turbo",
+    ),
+    override("model.revision = 1.5: ", "model={path: org/name, revision: 1.5}"),
     override('mstep.lora.targets = "": the unet has no such', "mstep.lora.targets=['']", recipe="digits"),
     override("search.steps = 1000: out of range; allowed: 2 to 999", "search.steps=1000", recipe="digits"),
 ]

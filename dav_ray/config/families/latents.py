@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.described import enlarged
 from dav_ray.config.families.pipeline import SCHEDULER, Pipeline, latent_options
-from dav_ray.config.families.pipeline_checks import read_part, useless
+from dav_ray.config.families.pipeline_checks import guidance_mistakes, read_part, size_mistakes, useless
 from dav_ray.diffusion.pipelines.schedulers import CONVERTIBLE, FLOWS, mistakes
+from dav_ray.redact import show
 from dav_ray.registry import load
 
 if TYPE_CHECKING:
@@ -34,11 +35,17 @@ class Latents(Pipeline):
 
     def mistakes(self, config: Config, path: str) -> Iterator[str]:
         yield from super().mistakes(config, path)
-        for key in ("height", "width"):
-            value = getattr(config.model, key)
-            if value is not None and value % self.multiple:
-                yield f"model.{key} = {value}: the VAE can't hold it; allowed: a multiple of {self.multiple}"
+        yield from size_mistakes(config.model, self.multiple)
         yield from useless(config.model, self.unused, self.layout)
+        if not self.takes_guidance(config):
+            yield from guidance_mistakes(config)
+        elif config.model.negative_prompt is not None and self.passes(config) == 1 and self.guided:
+            value = show(config.model.negative_prompt)
+            yield f"model.negative_prompt = {value}: is of no use without guidance; allowed: null, or with guidance"
+
+    def takes_guidance(self, config: Config) -> bool:
+        """Whether the scale changes what is drawn, as far as the model's files tell."""
+        return True
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         try:

@@ -17,6 +17,7 @@ from dav_ray.config.families.pipeline_checks import (
     model_parts,
     pipeline_mistakes,
     read_part,
+    target_mistakes,
     weight_mistakes,
 )
 from dav_ray.config.families.table import PIPELINES, USUAL_PIPELINE, pipeline_of
@@ -50,7 +51,8 @@ class Pipeline(Described):
         found = class_name(path)
         if found is None and is_hub_id(path):
             with contextlib.suppress(Unseen, ValueError):  # said where the model is checked
-                found = read_part(look(path, INDEX, section.get("revision"))).get("_class_name")
+                revision = section.get("revision")  # which may be typed as a number
+                found = read_part(look(path, INDEX, revision and str(revision))).get("_class_name")
         return {"pipeline": found} if found in PIPELINES and found != USUAL_PIPELINE else {}
 
     def preload(self, model: Model) -> tuple[str, ...]:
@@ -62,8 +64,12 @@ class Pipeline(Described):
             yield f"model.pipeline = {config.model.pipeline}: is not supported; supported: {', '.join(PIPELINES)}"
             return
         key = f"model.path = {show(config.model.path, PATH)}"
+        targets = config.lora_targets if config.mstep.parameters == "lora" else ()
         if is_hub_id(path):
             yield from self._hub_mistakes(config, path, key)
+            with contextlib.suppress(ValueError):  # nothing is known of this model's layers
+                sizes = self.described(config)
+                yield from target_mistakes(sizes.shapes[sizes.policy], self.layout, targets, self.lora_targets)
             return
         if not os.path.exists(path):
             yield f"{key}: no such folder; allowed: a pipeline folder, a hub id (org/name) or shipped:digits"
@@ -72,7 +78,6 @@ class Pipeline(Described):
         found = list(pipeline_mistakes(folder, self.layout, config.model.variant))
         yield from (f"{key}: {mistake}" for mistake in found)
         if not found:
-            targets = config.lora_targets if config.mstep.parameters == "lora" else ()
             yield from self.schedule_mistakes(key, folder, config)
             yield from weight_mistakes(key, folder, self.layout, targets, self.lora_targets)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from dav_ray.redact import PATH, show
 from dav_ray.strict import parse_object
 
 if TYPE_CHECKING:
+    from dav_ray.config.schema import Config
     from dav_ray.config.sections.model import Model
 
 LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline may be made of: no code comes with a model
@@ -195,7 +197,7 @@ def weight_mistakes(
     key: what the first are about; targets: ends of the layers' names, none without adapters; usual: those of a recipe
     that names none.
     """
-    names: list[str] = []
+    found: dict[str, tuple[int, ...]] = {}
     for part in layout.networks:
         for file in sorted((folder / part).glob("*.safetensors")):
             try:
@@ -203,13 +205,48 @@ def weight_mistakes(
             except (OSError, ValueError) as error:
                 yield f"{key}: {part}/{show(file.name)} {error}"
                 return
-            names += shapes if part == layout.policy else ()
-    layers = sorted({_new_name(name.rpartition(".")[0]) for name in names})
+            found |= shapes if part == layout.policy else {}
+    yield from target_mistakes(found, layout, targets, usual)
+
+
+def target_mistakes(
+    shapes: Mapping[str, tuple[int, ...]], layout: Layout, targets: Sequence[str], usual: Sequence[str]
+) -> Iterator[str]:
+    """A line where layers for adapters are none of the policy's network. shapes: of its tensors."""
+    layers = sorted({_new_name(name.rpartition(".")[0]) for name in shapes})
     wrong = [t for t in targets if not any(f".{layer}".endswith(f".{t}") for layer in layers)]
-    if wrong:
-        known = sorted({layer.rpartition(".")[2] for layer in layers} - {str(i) for i in range(100)})
-        rule = f"allowed: null ({', '.join(usual)}), or the ends of layers' names, for instance {', '.join(known[:8])}"
-        yield f"mstep.lora.targets = {show(', '.join(wrong))}: the {layout.policy} has no such layer; {rule}"
+    if not wrong:
+        return
+    matrices = {_new_name(name.rpartition(".")[0]) for name, shape in shapes.items() if len(shape) > 1}
+    meant = ", ".join(near for target in wrong if (near := _nearest(target, matrices)))
+    asked = f"; did you mean {meant}?" if meant else ";"
+    known = sorted({layer.rpartition(".")[2] for layer in layers} - {str(i) for i in range(100)})
+    rule = f"allowed: null ({', '.join(usual)}), or the ends of layers' names, for instance {', '.join(known[:8])}"
+    yield f"mstep.lora.targets = {show(', '.join(wrong))}: the {layout.policy} has no such layer{asked} {rule}"
+
+
+def _nearest(target: str, layers: Iterable[str]) -> str:
+    """The one or two ends of layers' names that are most like the target; empty where none is alike."""
+    ends = set()
+    for layer in layers:
+        parts = layer.split(".")
+        ends |= {".".join(parts[-n:]) for n in range(1, min(len(parts), 4) + 1) if not parts[-n].isdecimal()}
+    return " or ".join(difflib.get_close_matches(target, sorted(ends), n=2, cutoff=0.7))
+
+
+def size_mistakes(model: Model, multiple: int) -> Iterator[str]:
+    """One line for a height or width that is no multiple of what the VAE and the network divide it by."""
+    for key in ("height", "width"):
+        value = getattr(model, key)
+        if value is not None and value % multiple:
+            yield f"model.{key} = {value}: the VAE can't hold it; allowed: a multiple of {multiple}"
+
+
+def guidance_mistakes(config: Config) -> Iterator[str]:
+    """A line where a model that takes no guidance is given some; the key's default is as good as none."""
+    scale, default = config.search.guidance_scale, type(config.search).model_fields["guidance_scale"].default
+    if scale not in (0, 1, default):
+        yield f"search.guidance_scale = {scale:g}: this model takes no guidance; allowed: 0 or 1, which are none"
 
 
 def _new_name(layer: str) -> str:

@@ -22,6 +22,7 @@ except ImportError:  # PyYAML without libyaml
 
 DEEPEST = 32  # nested lists and mappings; YAML's own reader crashes the interpreter at some thousands
 
+NUMERAL = re.compile(r"\d[\w.+-]*")
 MISSING = "\\???"  # the text of three question marks
 
 Tree = dict[str, Any]
@@ -63,7 +64,8 @@ def assign(tree: Tree, override: str) -> None:
     for part, following in zip(parts, [*parts[1:], None], strict=True):
         node, place = _place(node, part, key)
         if following is None:
-            node[place] = _value(text)
+            # a commit or a branch may look like a number, even with zeros in front
+            node[place] = text if part == "revision" and NUMERAL.fullmatch(text) else _value(text)
         else:
             if isinstance(node, dict) and node.get(place) is None:
                 node[place] = {}

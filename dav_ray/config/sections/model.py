@@ -95,6 +95,12 @@ class Model(Section):
             raise ValueError(str(error)) from error
         return kind
 
+    @field_validator("revision", mode="before")
+    @classmethod
+    def _digits(cls, value: object) -> object:
+        """YAML reads a commit or a branch that has digits alone as a number."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _used(self) -> Model:
         for key in named(self.kind).unused:

@@ -306,3 +306,14 @@ def test_a_reward_may_have_a_role_of_its_own(recipe: str) -> None:
     assert lines(recipe, "roles.reward={pip: [x], container: y}") == [
         "roles.reward.pip and container: two environments; allowed: one of python, pip, container"
     ]
+
+
+@pytest.mark.parametrize("revision", ["0012345", "123", "12e45678", "main", "1.0"])
+def test_a_revision_is_a_text_also_where_it_looks_like_a_number(revision: str) -> None:
+    assert load("sd15", [f"model.revision={revision}"]).config.model.revision == revision
+
+
+def test_a_revision_of_digits_in_a_file_is_a_text(tmp_path: Path) -> None:
+    sections = "model: {path: org/name, revision: 20240101}\nprompts: [a]\nreward: {kind: brightness}\n"
+    (tmp_path / "mine.yaml").write_text(sections)
+    assert load(str(tmp_path / "mine.yaml")).config.model.revision == "20240101"

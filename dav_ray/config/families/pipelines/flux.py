@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dav_ray.config.families.latents import Flow
 from dav_ray.config.families.pipeline_checks import Layout
+
+if TYPE_CHECKING:
+    from dav_ray.config.schema import Config
+
+SCHNELL_TEXT = 256  # tokens of T5
 
 
 class Flux(Flow):
@@ -28,3 +35,10 @@ class Flux(Flow):
         others=frozenset({"controlnet", "image_encoder"}),
         packed=4,
     )
+
+    def takes_guidance(self, config: Config) -> bool:
+        return self.part(config, "transformer").get("guidance_embeds", True)
+
+    def tokens(self, config: Config) -> int:
+        """Schnell was made for half as many."""
+        return self.text if self.takes_guidance(config) else SCHNELL_TEXT

@@ -37,7 +37,10 @@ class Flux2Klein(Flow):
         packed=4,
     )
 
-    def passes(self, config: Config) -> int:
+    def takes_guidance(self, config: Config) -> bool:
         path = model_path(config.model.path)
         index = json_if_there(Path(path) / INDEX) or published(path, INDEX)
-        return 1 if index.get("is_distilled") else super().passes(config)
+        return not index.get("is_distilled")
+
+    def passes(self, config: Config) -> int:
+        return super().passes(config) if self.takes_guidance(config) else 1

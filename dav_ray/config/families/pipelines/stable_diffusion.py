@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.families.base import Runtime
+from dav_ray.config.families.described import enlarged
 from dav_ray.config.families.pipeline import Pipeline, latent_options
-from dav_ray.config.families.pipeline_checks import Layout, read_part, useless
+from dav_ray.config.families.pipeline_checks import Layout, read_part, size_mistakes, useless
 from dav_ray.config.families.published import TEXT_LENGTH
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dav_ray.config.schema import Config
     from dav_ray.diffusion.base import Adaptable
 
-USUAL_SIDE = 256  # pixels, where no file tells
+USUAL_SIDE, USUAL_SCALE = 256, 8  # pixels of an image, and of a latent's side; where no file tells
 
 
 class StableDiffusion(Pipeline):
@@ -45,6 +46,11 @@ class StableDiffusion(Pipeline):
     def mistakes(self, config: Config, path: str) -> Iterator[str]:
         yield from super().mistakes(config, path)
         yield from useless(config.model, ("max_sequence_length",), self.layout)
+        try:
+            multiple = enlarged(self.part(config, "vae"))
+        except ValueError:
+            multiple = USUAL_SCALE
+        yield from size_mistakes(config.model, multiple)
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         return ddim_mistakes(key, folder, config.search.steps)

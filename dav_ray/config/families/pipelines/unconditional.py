@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.pipeline import Pipeline
-from dav_ray.config.families.pipeline_checks import Layout, useless
+from dav_ray.config.families.pipeline_checks import Layout, guidance_mistakes, useless
 from dav_ray.config.families.pipelines.stable_diffusion import USUAL_SIDE, ddim_mistakes
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
@@ -40,6 +40,7 @@ class DDPM(Pipeline):
     def mistakes(self, config: Config, path: str) -> Iterator[str]:
         yield from super().mistakes(config, path)
         yield from useless(config.model, self.unused, self.layout)
+        yield from guidance_mistakes(config)
 
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         yield from ddim_mistakes(key, folder, config.search.steps)

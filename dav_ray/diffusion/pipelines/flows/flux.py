@@ -12,6 +12,8 @@ from dav_ray.diffusion.noise import Draws
 from dav_ray.diffusion.pipelines.flow import FlowModel
 from dav_ray.diffusion.pipelines.latents import Embedding
 
+DEV_TEXT, SCHNELL_TEXT = 512, 256  # tokens of T5 that a model was made for; its pipeline takes dev's for both
+
 
 class Flux(FlowModel):
     """`Diffusion` over [B, tokens, 4 C]: each token has 2 x 2 places of the latents, row by row. dev is told the
@@ -40,7 +42,9 @@ class Flux(FlowModel):
 
     def embed(self, prompt: str) -> Embedding:
         """T5's [tokens, D], and CLIP's pooled [P]."""
-        text, pooled, _ = self._parts.encode_prompt(prompt, device=self._device, **self.longest())
+        tokens = DEV_TEXT if self._network.config.guidance_embeds else SCHNELL_TEXT
+        longest = {"max_sequence_length": tokens, **self.longest()}
+        text, pooled, _ = self._parts.encode_prompt(prompt, device=self._device, **longest)
         return {"text": text[0], "pooled": pooled[0]}
 
     def unpacked(self, x_0: Tensor) -> Tensor:
