@@ -25,7 +25,7 @@ class Masked(Family):
     """MDLM over letters, with infilling and classes as conditions."""
 
     samples = "sequences"
-    unused = ("channels_last", "draft_vae", "pipeline", "height", "width", "negative_prompt")
+    unused = ("channels_last", "draft_vae", "pipeline", "height", "width", "negative_prompt", "long_prompts")
     conditional = False
     lora_targets = LORA_TARGETS
     completes = True

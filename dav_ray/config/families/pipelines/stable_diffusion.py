@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dav_ray.config.families.base import Flops, Runtime
 from dav_ray.config.families.pipeline import Pipeline, latent_options
 from dav_ray.config.families.pipeline_checks import Layout, read_part
+from dav_ray.config.families.prompt_lengths import Reader
 from dav_ray.config.families.published import TEXT_LENGTH, published
 from dav_ray.config.families.sizes import Held, Sizes, json_if_there
 from dav_ray.config.families.unet_flops import decoder_flops, unet_flops
@@ -33,6 +34,7 @@ class StableDiffusion(Pipeline):
         "diffusers:StableDiffusionPipeline",
         "diffusers:DDIMScheduler",
     )
+    readers = (Reader(),)
     layout = Layout(
         name="StableDiffusionPipeline",
         words="a StableDiffusionPipeline (SD 1.x, 2.x)",

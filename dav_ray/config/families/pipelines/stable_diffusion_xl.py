@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dav_ray.config.families.latents import Latents
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 
 
 class StableDiffusionXL(Latents):
@@ -12,6 +13,7 @@ class StableDiffusionXL(Latents):
     adapter = "dav_ray.diffusion.pipelines.stable_diffusion_xl:StableDiffusionXL"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     multiple = 8
+    readers = (Reader(), Reader("tokenizer_2", needs="text_encoder_2"))
     layout = Layout(
         name="StableDiffusionXLPipeline",
         words="a StableDiffusionXLPipeline",
