@@ -92,6 +92,7 @@ RULES = (  # the first that names a key counts
     ),
     Rule(("mstep.checkpointing",), True, "memory against time: the gradients are the same"),
     Rule(("mstep.kl_measured",), True, "it measures, and decides nothing"),
+    Rule(("model.long_prompts",), True, "it refuses, or it does not: no result depends on it"),
     Rule(("model.**",), False, "another model is another run"),
     Rule(("init", "init.**"), False, "the run has started; " + ANEW),
     Rule(("**",), False, "it decides what a round finds or learns; " + ANEW),

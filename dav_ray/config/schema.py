@@ -20,6 +20,7 @@ from dav_ray.config.rules import first_broken
 from dav_ray.config.sections.evaluation import Evaluate
 from dav_ray.config.sections.init import Init
 from dav_ray.config.sections.model import Model
+from dav_ray.config.sections.prompts import Prompts
 from dav_ray.config.sections.reward import Reward, with_own_names
 from dav_ray.config.sections.roles import RewardRole, Roles, override
 from dav_ray.mstep.options import MStep
@@ -50,11 +51,16 @@ class Config(Section):
     rounds: int = Field(default=10, ge=1, le=1_000_000, description="EM rounds")
     model: Model = Field(description="the diffusion model")
     init: Init = Field(default_factory=Init, description="the policy to start from")
-    prompts: tuple[str, ...] = Field(
+    prompts: Prompts = Field(
         description="the prompts; a text file (beside the recipe, or here) has one per line, lines that start with # "
-        "are comments (\\# for a prompt that does); for masked models conditions: class=NUMBER, fixed=START:LETTERS, "
-        "or nothing (the empty text)",
-        json_schema_extra={"allowed": "a list of texts, or the path of a text file"},
+        "are comments (\\# for a prompt that does); objects, lines of JSONL and rows of a table have `prompt`, may "
+        "have `weight` (> 0: how often it is searched), and columns for rewards; {template: a photo of {animal}, "
+        "animal: [cat, dog]} is all combinations; for masked models conditions: class=NUMBER, fixed=START:LETTERS, or "
+        "nothing (the empty text)",
+        json_schema_extra={
+            "allowed": "a list of texts, or the path of a text file, of JSONL, of Parquet or of a saved data set; a "
+            "list of objects; a template with lists"
+        },
     )
     reward: tuple[Reward, ...] = Field(
         description="the reward, or a list of them with weights",
@@ -142,7 +148,7 @@ class Config(Section):
 
     @field_validator("reward", "prompts")
     @classmethod
-    def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _some(cls, value: Any) -> Any:
         if not value:
             raise ValueError("at least one is needed")
         return value

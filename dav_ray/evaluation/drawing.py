@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dav_ray.config.schema import Config
+from dav_ray.config.sections.prompts import Prompts
 from dav_ray.config.sections.reward import Reward
 from dav_ray.errors import RunError
 from dav_ray.evaluation.kinds import sample_kind
@@ -64,7 +65,7 @@ def _rewards(config: Config) -> tuple[Built, list[str]]:
     """All of them or none: their sum has one column."""
     built, remarks = [], []
     for reward in config.reward:
-        found, why = _built(reward, _device(config.reward_role(reward).gpus))
+        found, why = _built(reward, _device(config.reward_role(reward).gpus), config.prompts)
         built.append((reward.label, found))
         remarks += [f"no reward column: {why}"] if why else []
     return () if remarks else tuple(built), remarks
@@ -73,18 +74,18 @@ def _rewards(config: Config) -> tuple[Built, list[str]]:
 def _heldout(config: Config, device: str) -> tuple[Built, list[str]]:
     built, remarks = [], []
     for measure in config.evaluate.heldout:
-        found, why = _built(measure, device)
+        found, why = _built(measure, device, config.prompts)
         built += [] if why else [(measure.label, found)]
         remarks += [f"no heldout/{measure.label} column: {why}"] if why else []
     return tuple(built), remarks
 
 
-def _built(reward: Reward, device: str) -> tuple[Any, str]:
+def _built(reward: Reward, device: str, prompts: Prompts) -> tuple[Any, str]:
     """The reward, or why there is none."""
     from dav_ray.rewards.registry import build
 
     try:
-        return build(reward.kind, reward.args, device), ""
+        return build(reward.kind, reward.args, device, prompts.columns), ""
     except Exception as error:  # a user's class may raise anything
         return None, f"{reward.label} did not start: {type(error).__name__}: {error}"
 

@@ -43,8 +43,8 @@ class Judges:
     def build(cls, config: Config, device: str = "cpu") -> Judges:
         from dav_ray.rewards.registry import build
 
-        kind = sample_kind(config)
-        heldout = tuple((r.label, build(r.kind, r.args, device)) for r in config.evaluate.heldout)
+        kind, columns = sample_kind(config), config.prompts.columns
+        heldout = tuple((r.label, build(r.kind, r.args, device, columns)) for r in config.evaluate.heldout)
         return cls(heldout, kind, kind.features(), config.roles.reward.retry_s)
 
 

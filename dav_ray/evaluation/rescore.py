@@ -33,7 +33,8 @@ def asked_again(place: str) -> list[tuple[str, bool]]:
     samples, conditions = held["samples"], [str(text) for text in held["condition"]]
     lines: list[tuple[str, bool]] = []
     for reward in config.reward:
-        scored = evaluate(build(reward.kind, dict(reward.args), "cpu"), samples, conditions, False)
+        built = build(reward.kind, dict(reward.args), "cpu", config.prompts.columns)
+        scored = evaluate(built, samples, conditions, False)
         said = [scored.error] * len(samples) if scored.values is None else scored.values.tolist()
         lines += [(line, True) for line in own_part(scored.trace)]
         lines += [

@@ -5,12 +5,13 @@ A weighted sum needs no class: a recipe may list several rewards with weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dav_ray.rewards.samples.columns import columns_of
 from dav_ray.rewards.samples.pixels import WANTS, Wants, as_wanted, wants_of
 
 
@@ -33,20 +34,30 @@ class Product:
         self.differentiable = not self._flat
         wanted = [wants_of(factor) for _, factor in self.factors]
         self.wants: Wants = "uint8" if set(wanted) == {"uint8"} else "float32"
+        wanted_columns = [columns_of(factor) for _, factor in self.factors]
+        self.prompt_columns = tuple(dict.fromkeys(name for names in wanted_columns for name in names))
         self.by_row = all(getattr(factor, "by_row", False) is True for _, factor in self.factors)
 
-    def __call__(self, samples: Tensor, conditions: Sequence[str]) -> Tensor:
-        """Float64 [B]."""
+    def __call__(self, samples: Tensor, conditions: Sequence[str], *columns: Mapping[str, Sequence[Any]]) -> Tensor:
+        """Float64 [B]. columns: of all factors together."""
         if samples.requires_grad and self._flat:
             flat = ", ".join(self._flat)
             raise ValueError(f"{flat}: no gradient; allowed: search.gradient = false, or differentiable factors")
         shown = {wants: samples if samples.requires_grad else as_wanted(samples, wants) for wants in WANTS}
-        answers = ((name, factor(shown[wants_of(factor)], conditions)) for name, factor in self.factors)
+        answers = (
+            (name, factor(shown[wants_of(factor)], conditions, *_own(factor, columns))) for name, factor in self.factors
+        )
         values = torch.stack([_checked(name, answer) for name, answer in answers])
         dead = torch.isneginf(values)
         # 0 * -inf is NaN: what is dead is left out of the product and its gradient
         product = torch.where(dead, torch.ones_like(values), values).prod(dim=0)
         return torch.where(dead.any(dim=0), torch.full_like(product, -torch.inf), product)
+
+
+def _own(factor: Any, columns: Sequence[Mapping[str, Sequence[Any]]]) -> list[dict[str, Sequence[Any]]]:
+    """Of the columns those that a factor wants."""
+    names = columns_of(factor)
+    return [{name: held[name] for name in names} for held in columns] if names else []
 
 
 def _checked(name: str, values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dav_ray.moved import names_of
 from dav_ray.registry import Entry, Registry
 from dav_ray.rewards.function import FunctionReward
+from dav_ray.rewards.samples.columns import Table, WithColumns, columns_of
 from dav_ray.rewards.samples.pixels import wants_of
 
 # facts of an entry, each a text: what it scores, its arguments that name a file, a class, other rewards, and in which
@@ -76,14 +77,14 @@ def fact(kind: str, name: str) -> str:
     return entry.facts.get(name, "") if entry else ""
 
 
-def build(kind: str, args: dict[str, Any], device: str = "cpu") -> Any:
-    """A reward; on the device where it can be placed, which is what `place_on` is for. ValueError if it wants what no
-    reward is shown."""
+def build(kind: str, args: dict[str, Any], device: str = "cpu", columns: Table | None = None) -> Any:
+    """A reward; on the device where it can be placed, which is what `place_on` is for. columns: of the prompts, which
+    it gets if it wants some. ValueError if it wants what no reward is shown."""
     reward = make(kind, args)
     wants_of(reward)
     if hasattr(reward, "place_on"):
         reward.place_on(device)
-    return reward
+    return WithColumns(reward, columns or {}) if columns_of(reward) else reward
 
 
 def make(kind: str, args: dict[str, Any]) -> Any:

@@ -183,7 +183,12 @@ class Rounds:
     def _chunks(self, round: int) -> list[Chunk]:
         """The round's work items."""
         search, version = self._config.search, self._config.searching_version(round)
-        prompts = round_prompts(self._prompts, round, search.trajectories, together=search.facts.together)
+        prompts = round_prompts(
+            *(self._prompts, round, search.trajectories),
+            together=search.facts.together,
+            weights=self._prompts.weights,
+            seed=self._config.seed,
+        )
         return [
             Chunk(
                 *(self._config.seed, round, index, version),

@@ -71,7 +71,7 @@ def drawn_with(config: Config, wanted: Wanted, address: str) -> tuple[Config, li
     search, evaluate = config.search, config.evaluate
     changes = {
         "search": search if wanted.steps is None else search.model_copy(update={"steps": wanted.steps}),
-        "prompts": wanted.prompts or config.prompts,
+        "prompts": config.prompts.replaced(wanted.prompts) if wanted.prompts else config.prompts,
         # no KL and no features: they compare, and are no part of what is written
         "evaluate": evaluate.model_copy(update={"kl_samples": 0, "features": "auto"}),
     }

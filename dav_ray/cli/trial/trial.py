@@ -12,11 +12,13 @@ import numpy as np
 import yaml
 
 from dav_ray.config.checks.preflight import model_mistakes
+from dav_ray.config.checks.prompt_columns import column_mistakes
 from dav_ray.config.checks.rewards import reward_mistakes
 from dav_ray.config.checks.user_code import not_ours
 from dav_ray.config.imports import said_import
 from dav_ray.config.recipe.load import load, shipped
 from dav_ray.config.schema import Config
+from dav_ray.config.sections.prompts import Prompts
 from dav_ray.config.sections.reward import Reward
 from dav_ray.errors import UserError
 from dav_ray.redact import PATH, show
@@ -70,7 +72,9 @@ def call(
         on_path(config.modules)
     mistakes = [] if config is None else list(model_mistakes(config))
     for i, reward in enumerate(rewards):
-        mistakes += reward_mistakes("reward" if len(rewards) == 1 else f"reward[{i}]", reward, False, "auto")
+        key = "reward" if len(rewards) == 1 else f"reward[{i}]"
+        mistakes += reward_mistakes(key, reward, False, "auto")
+        mistakes += column_mistakes(key, reward, Prompts() if config is None else config.prompts)
     if mistakes:
         raise UserError(mistakes)
     return Call(rewards, config, model is not None, gradient, tokens, num, device)
@@ -134,7 +138,8 @@ def _tried(reward: Reward, asked: Call, shown: Any, found: list[np.ndarray]) -> 
     from dav_ray.rewards.registry import build
 
     try:
-        asking = Asking(build(reward.kind, dict(reward.args), asked.device))
+        columns = asked.config.prompts.columns if asked.config is not None else {}
+        asking = Asking(build(reward.kind, dict(reward.args), asked.device, columns))
     except Exception as error:  # the user's constructor may raise anything
         yield _not_built(error)
         return
@@ -150,7 +155,7 @@ def _tried(reward: Reward, asked: Call, shown: Any, found: list[np.ndarray]) -> 
     yield from findings
     if all(finding.ok is not False for finding in findings):
         if not shown.real and not shown.letters:
-            yield from other_sizes(asking, [images(2, *sides) for sides in OTHER_SIDES])
+            yield from other_sizes(asking, [images(2, *sides, shown.conditions) for sides in OTHER_SIDES])
         if asked.gradient or asking.differentiable:
             rows = [i for i in range(len(shown.conditions)) if shown.names[i] not in ("black", "white")]
             yield from gradient(asking, shown.take(rows or range(len(shown.conditions))))

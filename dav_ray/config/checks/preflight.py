@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dav_ray.config.checks.objectives import objective_mistakes
+from dav_ray.config.checks.prompt_columns import column_mistakes
 from dav_ray.config.checks.ray_addresses import check_auto
 from dav_ray.config.checks.rewards import import_own, reward_mistakes
 from dav_ray.config.checks.roles import role_mistakes
@@ -47,6 +48,7 @@ def check(config: Config, address: str = "auto", *, tracked: bool = True) -> Non
         for i, reward in enumerate(rewards):
             name = key if len(rewards) == 1 else f"{key}[{i}]"
             mistakes += reward_mistakes(name, reward, gradient, address)
+            mistakes += column_mistakes(name, reward, config.prompts)
     if mistakes:
         raise UserError(mistakes)
     family_of(config.model).check_weights(config, model_path(config.model.path))

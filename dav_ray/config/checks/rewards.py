@@ -20,12 +20,14 @@ from dav_ray.config.sections.reward import Reward
 from dav_ray.redact import PATH, show
 from dav_ray.registry import RULE, Unregistered, is_file, load_file, split
 from dav_ray.rewards.registry import CODE, FACTORS, FILE, REWARDS, fact
+from dav_ray.rewards.samples.columns import columns_of
 from dav_ray.rewards.samples.pixels import wants_of
 
 INTERPRETER_TIMEOUT_S = 60.0
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 MEASURES = ("kl", "elbo", "kmer_correlation", "reward")  # metrics of these names are not rewards'
 TAKEN = ("infeasible", "mean", "std")  # reward/<name> of the weighted sum
+NUMBERS = {2: "two", 3: "three"}
 DEEPEST = 8  # products within products
 
 
@@ -224,8 +226,9 @@ def _facts(found: Any) -> tuple[inspect.Signature | None, bool]:
     what there is not."""
     differentiable = bool(getattr(found, "differentiable", False))
     wants_of(found)
+    columns_of(found)
     if not inspect.isclass(found):
-        return _after_two(found), differentiable
+        return _without_batch(found, 3 if columns_of(found) else 2), differentiable
     if "__call__" not in dir(found):  # callable() would say that classes are
         raise ValueError(f"{found.__name__} has no __call__; allowed: a class with __call__(self, samples, conditions)")
     try:
@@ -234,17 +237,19 @@ def _facts(found: Any) -> tuple[inspect.Signature | None, bool]:
         return None, differentiable
 
 
-def _after_two(function: Any) -> inspect.Signature | None:
-    """The signature of a function without samples and conditions; None where there is none to be seen."""
+def _without_batch(function: Any, num: int) -> inspect.Signature | None:
+    """The signature of a function without samples, conditions and, as the third, columns; None where there is none to
+    be seen."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # one written in C
         return None
-    for _ in range(2):
+    for _ in range(num):
         positional = bool(parameters) and parameters[0].kind in _POSITIONAL
         if not positional and not (parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL):
             name = getattr(function, "__name__", "it")
-            raise ValueError(f"{name} can't be called with (samples, conditions); allowed: a function of these two")
+            what = "(samples, conditions, columns)" if num == 3 else "(samples, conditions)"
+            raise ValueError(f"{name} can't be called with {what}; allowed: a function of these {NUMBERS[num]}")
         parameters = parameters[1:] if positional else parameters
     by_name = [inspect.Parameter.KEYWORD_ONLY if p.kind in _POSITIONAL else p.kind for p in parameters]
     return inspect.Signature([p.replace(kind=kind) for p, kind in zip(parameters, by_name, strict=True)])

@@ -26,7 +26,10 @@ class Masked(Family):
     """MDLM over letters, with infilling and classes as conditions."""
 
     samples = "sequences"
-    unused = ("channels_last", "draft_vae", "pipeline", "height", "width", "negative_prompt", "max_sequence_length")
+    unused = (
+        *("channels_last", "draft_vae", "pipeline", "height", "width"),
+        *("negative_prompt", "max_sequence_length", "long_prompts"),
+    )
     conditional = False
     lora_targets = LORA_TARGETS
     completes = True

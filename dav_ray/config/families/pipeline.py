@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dav_ray.config.families.base import Family, Runtime
 from dav_ray.config.families.described import Described
@@ -15,14 +16,17 @@ from dav_ray.config.families.pipeline_checks import (
     draft_mistakes,
     index_mistakes,
     model_parts,
+    part_names,
     pipeline_mistakes,
     read_part,
     target_mistakes,
     weight_mistakes,
 )
+from dav_ray.config.families.prompt_lengths import Reader, length_mistakes
 from dav_ray.config.families.table import PIPELINES, USUAL_PIPELINE, pipeline_of
 from dav_ray.config.model_path import model_path
 from dav_ray.diffusion.pipelines.hub import INDEX, Unseen, check_hub_id, is_hub_id, look, not_from_the_hub
+from dav_ray.errors import UserError
 from dav_ray.redact import PATH, show
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ class Pipeline(Described):
 
     samples = "images"
     start = "usually 15 s, as they import torch, diffusers and transformers"
+    readers: ClassVar[tuple[Reader, ...]] = ()  # of prompts
 
     def at(self, path: str, pipeline: str | None = None) -> Family:
         """The family of the pipeline's class: this one where nobody says which it is."""
@@ -99,6 +104,18 @@ class Pipeline(Described):
     def schedule_mistakes(self, key: str, folder: Path, config: Config) -> Iterator[str]:
         """One line per reason why the pipeline's scheduler, or the number of steps, can't be searched with."""
         return iter(())
+
+    def check_weights(self, config: Config, path: str) -> None:
+        """Prompts that are cut where they are embedded: what a local pipeline's tokenizers tell."""
+        if config.model.long_prompts == "cut" or is_hub_id(path):
+            return
+        texts = {f"prompts[{i}]": text for i, text in enumerate(config.prompts)}
+        if config.model.negative_prompt:
+            texts["model.negative_prompt"] = config.model.negative_prompt
+        present, longest = frozenset(part_names(path)), config.model.max_sequence_length
+        readers = tuple(replace(r, limit=longest) if longest and r.limit else r for r in self.readers)
+        if lines := list(length_mistakes(Path(path), readers, present, texts)):
+            raise UserError(lines)
 
     def check_here(self, config: Config) -> None:
         check_hub_id(config.model.path, config.model.revision)

@@ -81,6 +81,11 @@ def model_parts(path: str) -> list[tuple[str, str]]:
     return [(library, name) for library, name in named if library in LIBRARIES and isinstance(name, str)]
 
 
+def part_names(path: str) -> set[str]:
+    """The names of a local pipeline's parts."""
+    return _parts(_index(path))
+
+
 def _index(path: str) -> dict[str, Any]:
     """A local pipeline's index; empty where there is none to be read."""
     try:

@@ -24,13 +24,22 @@ def recipe_schema() -> dict[str, Any]:
     schema = _with_references(plain)
     properties = schema["properties"]
     properties["reward"] = _one_or_many(properties["reward"])
-    prompts = properties["prompts"]
-    properties["prompts"] = {
-        "description": prompts["description"],
-        "anyOf": [{"type": "string", "description": "a text file"}, {**prompts, "minItems": 1}],
-    }
+    properties["prompts"] = _prompts(properties["prompts"]["description"])
     schema["required"] = [key for key in schema["required"] if key != "prompts"]  # a masked model needs none
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": TITLE}
+
+
+def _prompts(description: str) -> dict[str, Any]:
+    row = {"type": "object", "properties": {"prompt": {"type": "string"}}, "required": ["prompt"]}
+    row["properties"] |= {"weight": {"type": "number", "exclusiveMinimum": 0}}
+    template = {"type": "object", "properties": {"template": {"type": "string"}}, "required": ["template"]}
+    template |= {"additionalProperties": {"type": "array", "minItems": 1}}
+    ways = [
+        {"type": "string", "description": "a file, or a folder of a table"},
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, row]}, "minItems": 1},
+        template,
+    ]
+    return {"description": description, "anyOf": ways}
 
 
 def _one_or_many(listed: dict[str, Any]) -> dict[str, Any]:

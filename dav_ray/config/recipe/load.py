@@ -8,7 +8,9 @@ Nothing here imports torch or ray: a mistake must not cost their seconds.
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,12 @@ from dav_ray.config.batches import Batches
 from dav_ray.config.families.table import USUAL, family_of_section, ships
 from dav_ray.config.keys.describe import allowed, is_key, nearest_key, required_below
 from dav_ray.config.recipe.paths import absolute
+from dav_ray.config.recipe.prompt_sources.lines import to_json_lines
 from dav_ray.config.recipe.prompts_file import read_prompts
 from dav_ray.config.recipe.typed_yaml import Mistakes, Tree, assign, escaped, parse, resolved
 from dav_ray.config.recipe.user_modules import with_modules
 from dav_ray.config.schema import Config
+from dav_ray.config.sections.prompts import Prompts
 from dav_ray.errors import UserError
 from dav_ray.redact import PATH, hide, show
 from dav_ray.registry import on_path
@@ -137,7 +141,7 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
         on_path([folder for folder in tree.get("modules") or () if isinstance(folder, str)])
     if (family := family_of_section(tree.get("model"))) is not None:
         tree = {**tree, "model": {**tree["model"], **family.own_values(tree["model"])}}
-    if isinstance(tree.get("prompts"), str):
+    if isinstance(tree.get("prompts"), str | dict):
         typed = {key: value for key, value in typed.items() if key != "prompts"}  # the prompts are stored, not the path
         tree["prompts"] = read_prompts(tree["prompts"], folders, mistakes)
     config = _validated(tree, mistakes)
@@ -147,15 +151,27 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
         raise UserError(list(mistakes.values()))
     if isinstance(typed.get("reward"), dict):
         typed = {**typed, "reward": [typed["reward"]]}
-    stored = OmegaConf.to_yaml(OmegaConf.create(_as_typed(config.model_dump(mode="json"), typed)))
     found = {"prompts": tree.get("prompts"), "model": {**plain["model"], "kind": tree["model"].get("kind", USUAL)}}
     as_typed = Config.model_validate({**plain, **found})
-    return Recipe(name, config, stored, as_typed)
+    return Recipe(name, config, _stored(config, typed), as_typed)
+
+
+def _stored(config: Config, typed: Tree) -> str:
+    """What `config.yaml` has. Prompts that are more than texts are one JSON text there, an object per line: as YAML,
+    thousands of them would take minutes to read."""
+    if config.prompts.plain:
+        return OmegaConf.to_yaml(OmegaConf.create(_as_typed(config.model_dump(mode="json"), typed)))
+    full = config.model_copy(update={"prompts": Prompts()}).model_dump(mode="json")
+    text = OmegaConf.to_yaml(OmegaConf.create(_as_typed(full, typed)))
+    rows = textwrap.indent(to_json_lines(config.prompts), "  ")
+    return text.replace("\nprompts: []\n", f"\nprompts: |\n{rows}", 1)
 
 
 def _secret_mistakes(config: Config) -> Iterator[str]:
     """What of the environment would be stored with the samples, or shown in metrics."""
     shown = {f"prompts[{i}]": prompt for i, prompt in enumerate(config.prompts)}
+    for text, columns in config.prompts.columns.items():
+        shown[f"prompts: {show(text)}"] = json.dumps(columns, ensure_ascii=False)
     shown |= {f"reward[{i}].name": reward.label for i, reward in enumerate(config.reward)}
     shown |= {f"evaluate.heldout[{i}].name": reward.label for i, reward in enumerate(config.evaluate.heldout)}
     for key, text in shown.items():

@@ -20,6 +20,7 @@ try:
 except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader as Loader
 
+MOST_NODES = 1_000_000  # keys and values, those behind aliases counted at each
 DEEPEST = 32  # nested lists and mappings; YAML's own reader crashes the interpreter at some thousands
 
 NUMERAL = re.compile(r"\d[\w.+-]*")
@@ -33,7 +34,7 @@ def parse(text: str, where: str) -> Tree:
     """The tree as typed, references unresolved. Raises UserError naming file and line."""
     try:
         _check_depth(text)
-        config = OmegaConf.create(text)
+        config = OmegaConf.create(text, max_yaml_expanded_nodes=MOST_NODES)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""

@@ -82,6 +82,12 @@ class Model(Section):
         "for it where it is left out; default: as the pipeline does without one",
         exclude_if=lambda value: value is None,
     )
+    long_prompts: Literal["refuse", "cut"] = Field(
+        default="refuse",
+        description="diffusers: prompts of which no text encoder reads the end: refused with the words that would be "
+        "lost, or cut as the pipeline does; the tokenizers of a local folder tell",
+        exclude_if=lambda value: value == "refuse",
+    )
     draft_above: float = Field(
         default=0.5, ge=0, le=1, description="diffusers: guesses at steps t > draft_above T are decoded by draft_vae"
     )

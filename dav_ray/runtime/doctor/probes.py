@@ -168,8 +168,7 @@ def _ask(spec: RewardSpec, node: Node, samples: Any, conditions: Any, grad: bool
     options = {**spec.options, "name": f"doctor-{uuid.uuid4().hex}", "max_restarts": 0}
     options.pop("label_selector", None)  # the node has the labels
     there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    built = spec.kind, dict(spec.args), spec.role.threads, spec.role.most, spec.modules
-    actor: Any = ray.remote(RewardActor).options(**options, scheduling_strategy=there).remote(*built)
+    actor: Any = ray.remote(RewardActor).options(**options, scheduling_strategy=there).remote(*spec.built)
     try:
         ray.get(actor.__ray_ready__.remote(), timeout=min(START_S, spec.role.start_timeout_s))
         asked = [actor.facts.remote(), actor.reproduce.remote(samples, conditions, grad)]

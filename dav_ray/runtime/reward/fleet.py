@@ -37,7 +37,8 @@ def reward_specs(config: Config, namespace: str, where: str = "pool") -> list[Re
         role = config.reward_role(reward)
         options = actor_options(role, "", namespace, reward.python)
         golden = None if reward.golden is None else os.path.abspath(os.path.expanduser(reward.golden))
-        shared = role, options, dict(reward.tolerance), golden, reward.golden_check, config.modules
+        checked = dict(reward.tolerance), golden, reward.golden_check
+        shared = role, options, *checked, config.modules, config.prompts.columns
         specs.append(RewardSpec(number, reward.label, reward.kind, dict(reward.args), *shared))
     return specs
 

@@ -46,10 +46,16 @@ class Replied:
 
 class RewardActor:
     """One replica. Built from a light description: (kind, keyword arguments, torch threads, most samples per call,
-    folders of the user's own modules)."""
+    folders of the user's own modules, columns of the prompts by prompt)."""
 
     def __init__(
-        self, kind: str, args: dict[str, Any], threads: int, batch: int | None = None, modules: Sequence[str] = ()
+        self,
+        kind: str,
+        args: dict[str, Any],
+        threads: int,
+        batch: int | None = None,
+        modules: Sequence[str] = (),
+        columns: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         import torch
 
@@ -60,7 +66,7 @@ class RewardActor:
 
         on_path(modules)
         torch.set_num_threads(threads)
-        self._calls = Calls(build(kind, args, given_device()), batch)
+        self._calls = Calls(build(kind, args, given_device(), columns), batch)
 
     def ready(self, run_dir: str) -> str:
         """The node's id, once the reward stands and the run directory is reachable."""

@@ -120,7 +120,7 @@ class Crew:
         options = {**spec.options, "name": name, "max_restarts": 0}
         try:
             actor: Any = ray.remote(RewardActor).options(**options)
-            mine = _Replica(actor.remote(spec.kind, dict(spec.args), spec.role.threads, spec.role.most, spec.modules))
+            mine = _Replica(actor.remote(*spec.built))
             self._replicas[name] = mine
             mine.node, mine.facts = await asyncio.gather(
                 mine.handle.ready.remote(self._run_dir), mine.handle.facts.remote()

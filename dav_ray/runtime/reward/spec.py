@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from dav_ray.config.sections.roles import RewardRole
@@ -23,7 +24,13 @@ class RewardSpec:
     golden: str | None = None  # the user's own file
     golden_check: str = "refuse"  # what becomes of a replica that does not reproduce them: refuse, warn, off
     modules: tuple[str, ...] = ()  # folders of the user's own modules
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the prompts, by prompt
     linger_s: float = LINGER_S
+
+    @property
+    def built(self) -> tuple[Any, ...]:
+        """What a replica is built from."""
+        return self.kind, dict(self.args), self.role.threads, self.role.most, self.modules, self.columns
 
 
 @dataclass(frozen=True)

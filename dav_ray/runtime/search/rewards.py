@@ -65,7 +65,7 @@ class RewardHere:
     def __init__(self, spec: RewardSpec, storage: Storage, device: str) -> None:
         self.label, self.deviation = spec.label, 0.0
         self._spec, self._storage = spec, storage
-        reward = build(spec.kind, dict(spec.args), device if spec.role.gpus else "cpu")
+        reward = build(spec.kind, dict(spec.args), device if spec.role.gpus else "cpu", spec.columns)
         by_row = getattr(reward, "by_row", False) is True
         self.facts = Facts(
             hardware_here() if spec.role.gpus else "cpu", "", precision_of(reward), by_row, wants_of(reward)

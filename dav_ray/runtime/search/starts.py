@@ -63,7 +63,10 @@ class LastRound:
     def _read(self, chunk: Chunk) -> tuple[int, Found, list[int | None]]:
         search, names = self._config.search, [reward.label for reward in self._config.reward]
         found = read(self._storage, chunk.round - 1, names)
-        conditions = round_prompts(self._config.prompts, chunk.round, search.trajectories, together=False)
+        prompts, num = self._config.prompts, search.trajectories
+        conditions = round_prompts(
+            prompts, chunk.round, num, together=False, weights=prompts.weights, seed=self._config.seed
+        )
         sources = assign(
             search.warm_start,
             conditions,

@@ -18,6 +18,7 @@ from ray import exceptions
 
 from dav_ray import redact
 from dav_ray.config.schema import Config
+from dav_ray.config.sections.prompts import Prompts
 from dav_ray.config.sections.roles import PoolRole
 from dav_ray.errors import RunError
 from dav_ray.run_dir.records import RunLog
@@ -55,10 +56,11 @@ def search_team(
 
 def worker_spec(config: Config, run_dir: str, namespace: str) -> WorkerSpec:
     """What a search actor is built from: small, so that it travels with the actor, also when that starts again. Chunks
-    name their prompts; only a warm start asks for those of others."""
+    name their prompts; only a warm start asks for those of others, and only rewards here for their columns."""
     timeout_s = client_timeout(config)
     if not config.search.facts.starts:
-        config = config.model_copy(update={"prompts": ()})
+        scores = bool(config.evaluate.heldout) or len(config.pooled) < len(config.reward)
+        config = config.model_copy(update={"prompts": config.prompts.replaced(()) if scores else Prompts()})
     return WorkerSpec(config, run_dir, namespace, FLEET, timeout_s, MAILBOX, redact.known())
 
 

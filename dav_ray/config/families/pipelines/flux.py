@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dav_ray.config.families.latents import Flow
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 
 if TYPE_CHECKING:
     from dav_ray.config.schema import Config
@@ -26,6 +27,7 @@ class Flux(Flow):
         *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     )
+    readers = (Reader(), Reader("tokenizer_2", 512, reserved=1, needs="text_encoder_2"))
     layout = Layout(
         name="FluxPipeline",
         words="a FluxPipeline (FLUX.1 dev, schnell)",

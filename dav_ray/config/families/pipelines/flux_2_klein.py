@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dav_ray.config.families.latents import Flow
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 from dav_ray.config.families.published import published
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
@@ -27,6 +28,7 @@ class Flux2Klein(Flow):
         *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "to_qkv_mlp_proj")),
         *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
     )
+    readers = (Reader(limit=512, reserved=3),)  # the chat's begin
     layout = Layout(
         name="Flux2KleinPipeline",
         words="a Flux2KleinPipeline (FLUX.2 klein)",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dav_ray.config.families.latents import Latents
 from dav_ray.config.families.pipeline import SCHEDULER
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.diffusion.pipelines.schedulers import CONSISTENCY
 
@@ -28,6 +29,7 @@ class LatentConsistency(Latents):
     guided = False
     side = 512
     multiple = 8
+    readers = (Reader(),)
     layout = Layout(
         name="LatentConsistencyModelPipeline",
         words="a LatentConsistencyModelPipeline",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dav_ray.config.families.latents import Flow
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 
 if TYPE_CHECKING:
     from dav_ray.config.schema import Config
@@ -21,6 +22,7 @@ class QwenImage(Flow):
         *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
         *("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
     )
+    readers = (Reader(limit=512, reserved=0),)  # the template's begin does not count
     layout = Layout(
         name="QwenImagePipeline",
         words="a QwenImagePipeline",

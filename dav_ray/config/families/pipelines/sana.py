@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from dav_ray.config.families.latents import Flow
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 from dav_ray.diffusion.pipelines.schedulers import ANGLES, FLOW_SOLVERS, FLOWS
 
 
@@ -18,6 +19,7 @@ class Sana(Flow):
     schedulers = frozenset(FLOWS | FLOW_SOLVERS)
     multiple = 32
     unused = ("draft_vae",)  # nobody makes a small decoder for its latents
+    readers = (Reader(limit=300),)  # beside the instruction
     layout = Layout(
         name="SanaPipeline",
         words="a SanaPipeline (1.0, 1.5)",

@@ -10,6 +10,7 @@ from dav_ray.config.families.base import Runtime
 from dav_ray.config.families.described import enlarged
 from dav_ray.config.families.pipeline import Pipeline, latent_options
 from dav_ray.config.families.pipeline_checks import Layout, read_part, size_mistakes, useless
+from dav_ray.config.families.prompt_lengths import Reader
 from dav_ray.config.families.published import TEXT_LENGTH
 from dav_ray.config.families.sizes import json_if_there
 from dav_ray.config.model_path import model_path
@@ -32,6 +33,7 @@ class StableDiffusion(Pipeline):
         "diffusers:StableDiffusionPipeline",
         "diffusers:DDIMScheduler",
     )
+    readers = (Reader(),)
     layout = Layout(
         name="StableDiffusionPipeline",
         words="a StableDiffusionPipeline (SD 1.x, 2.x)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dav_ray.config.families.latents import Flow
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 
 
 class StableDiffusion3(Flow):
@@ -18,6 +19,11 @@ class StableDiffusion3(Flow):
             *("to_q", "to_k", "to_v", "to_out.0"),
             *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
         )
+    )
+    readers = (
+        Reader(),
+        Reader("tokenizer_2", needs="text_encoder_2"),
+        Reader("tokenizer_3", 256, reserved=1, needs="text_encoder_3"),
     )
     layout = Layout(
         name="StableDiffusion3Pipeline",

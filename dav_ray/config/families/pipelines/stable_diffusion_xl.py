@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dav_ray.config.families.latents import Latents
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 
 
 class StableDiffusionXL(Latents):
@@ -13,6 +14,7 @@ class StableDiffusionXL(Latents):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     multiple = 8
     unused = ("max_sequence_length",)
+    readers = (Reader(), Reader("tokenizer_2", needs="text_encoder_2"))
     layout = Layout(
         name="StableDiffusionXLPipeline",
         words="a StableDiffusionXLPipeline",

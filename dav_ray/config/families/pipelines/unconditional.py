@@ -25,7 +25,7 @@ class DDPM(Pipeline):
     """A UNet over pixels. A recipe needs no prompts, and what it says of guidance means nothing."""
 
     conditional = False
-    unused = ("draft_vae", "height", "width", "negative_prompt", "max_sequence_length")
+    unused = ("draft_vae", "height", "width", "negative_prompt", "max_sequence_length", "long_prompts")
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     imports = ("dav_ray.diffusion.pipelines.unconditional", "diffusers:DDIMPipeline")
     layout = Layout(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dav_ray.config.families.latents import Flow
 from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.prompt_lengths import Reader
 
 if TYPE_CHECKING:
     from dav_ray.config.schema import Config
@@ -20,6 +21,7 @@ class ZImage(Flow):
         *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
         *(f"feed_forward.{name}" for name in ("w1", "w2", "w3")),
     )
+    readers = (Reader(limit=512, reserved=3),)  # the chat's begin
     layout = Layout(
         name="ZImagePipeline",
         words="a ZImagePipeline (Z-Image, Z-Image-Turbo)",
