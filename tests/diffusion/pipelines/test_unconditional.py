@@ -13,52 +13,9 @@ from safetensors.torch import load_file, save_file
 from dav_ray.config.build import aligned, build
 from dav_ray.config.checks.preflight import model_mistakes
 from dav_ray.config.plan import plan
-from dav_ray.config.schema import Config
 from dav_ray.diffusion.pipelines.unconditional import Unconditional
-from tests.support.oracle import Recorded, differences, gradient_is_finite, watched
-
-STEPS, SEED, NONE = 4, 3, ["", ""]  # two images, of no prompt
-
-
-def tiny(*, ddim: bool = True, scheduler: dict[str, Any] | None = None, **unet: Any) -> Any:
-    from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    torch.manual_seed(0)
-    network = UNet2DModel(
-        **{
-            **{"sample_size": 8, "in_channels": 3, "out_channels": 3, "layers_per_block": 1},
-            **{"block_out_channels": (8, 8), "norm_num_groups": 4, "attention_head_dim": 4},
-            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-            **unet,
-        }
-    )
-    options = scheduler or {}
-    pipe = DDIMPipeline(network, DDIMScheduler(**options)) if ddim else DDPMPipeline(network, DDPMScheduler(**options))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def drawn(pipe: Any, eta: float) -> Recorded:
-    generator = torch.Generator().manual_seed(SEED)
-    return watched(pipe, batch_size=2, generator=generator, eta=eta, num_inference_steps=STEPS)
-
-
-def apart(model: Any, pipe: Any, eta: float) -> tuple[float, float]:
-    """The largest differences of outputs and of pictures: a pipeline draws its start, and then each step's noise."""
-    noise, oracle = torch.Generator().manual_seed(SEED), drawn(pipe, eta)
-    start = torch.randn(2, *model.event_shape, generator=noise)
-    *found, begin = differences(model, oracle, NONE, start, noise=noise if eta else None)
-    assert begin == 0
-    return found[0], found[1]
-
-
-def config_of(folder: Path, search: dict[str, Any] | None = None, mstep: dict[str, Any] | None = None) -> Config:
-    steps = {"steps": STEPS, "trajectories": 4, "chunk": 4, "candidates": 2, **(search or {})}
-    reward = {"kind": "brightness"}
-    return Config.model_validate(
-        {"model": {"path": str(folder)}, "reward": reward, "search": steps, "mstep": mstep or {}}
-    )
+from tests.support.oracle import gradient_is_finite
+from tests.support.pipelines.unconditional import NONE, STEPS, apart, config_of, drawn, moved_policy, tiny
 
 
 @pytest.mark.parametrize(
@@ -109,12 +66,7 @@ def test_an_aligned_pipeline_is_one_of_its_kind(tmp_path: Path, parameters: str)
 
     tiny().save_pretrained(tmp_path / "pipe")
     config = config_of(tmp_path / "pipe", mstep={"parameters": parameters, "lora": {"rank": 2}})
-    model: Any = build(config)
-    generator = torch.Generator().manual_seed(7)
-    state = model.policy_state()
-    moved = {name: p + 0.1 * torch.randn(p.shape, generator=generator) for name, p in state.items()}
-    model.load_policy_state(moved)
-    model.write_policy(tmp_path / "policy")
+    model, moved = moved_policy(config, tmp_path / "policy")
     assert (tmp_path / "policy" / model.policy_file).is_file()
 
     pipe = aligned(config, tmp_path / "policy")
@@ -125,7 +77,7 @@ def test_an_aligned_pipeline_is_one_of_its_kind(tmp_path: Path, parameters: str)
         output, images = apart(model, one, 1.0)
         assert output < 1e-5
         assert images < 1e-5
-    assert (drawn(pipe, 1.0).images - drawn(tiny(), 1.0).images).abs().max() > 1e-3
+    assert (drawn(pipe, eta=1.0).images - drawn(tiny(), eta=1.0).images).abs().max() > 1e-3
     stored = load_file(tmp_path / "policy" / model.policy_file)
     assert all(torch.equal(tensor, moved[name]) for name, tensor in stored.items()) and stored.keys() == moved.keys()
 

@@ -3,84 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dav_ray.config.checks.preflight import model_mistakes
 from dav_ray.config.families.pipelines.latent_consistency import LatentConsistency as Family
 from dav_ray.config.schema import Config
-from dav_ray.diffusion.pipelines.few_step.latent_consistency import LatentConsistency
-from tests.support.encoders import clip
-from tests.support.oracle import (
-    Recorded,
-    differences,
-    gradient_is_finite,
-    lora_round_trip,
-    of_recipe,
-    own_side,
-    recorded,
-)
-
-STEPS, SEED, PROMPTS = 4, 3, ["a cat", "two dogs"]
-
-
-def tiny(folder: Path, **scheduler: Any) -> Any:
-    from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
-
-    torch.manual_seed(0)
-    tokenizer, encoder = clip(folder / "tokenizer-files")
-    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, **scheduler}
-    pipe = LatentConsistencyModelPipeline(
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            cross_attention_dim=16,
-            attention_head_dim=4,
-            time_cond_proj_dim=32,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        ),
-        scheduler=LCMScheduler(**options),
-        vae=AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=4,
-            layers_per_block=1,
-            scaling_factor=0.18215,
-        ),
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def model_of(pipe: Any, *, height: int = 16, width: int = 16, guidance: float = 8.5) -> LatentConsistency:
-    return LatentConsistency(pipe, steps=STEPS, guidance_scale=guidance, height=height, width=width)
-
-
-def begin(height: int = 16, width: int = 16) -> torch.Tensor:
-    return torch.randn(2, 4, height // 2, width // 2, generator=torch.Generator().manual_seed(1))
-
-
-def drawn(height: int = 16, width: int = 16, guidance: float = 8.5) -> Callable[[Any], Recorded]:
-    words = {"height": height, "width": width, "guidance_scale": guidance, "num_inference_steps": STEPS}
-    return lambda pipe: recorded(pipe, PROMPTS, begin(height, width), generator=seeded(), **words)
-
-
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(SEED)
+from tests.support.oracle import differences, gradient_is_finite, lora_round_trip, of_recipe, own_side
+from tests.support.pipelines.latent_consistency import PROMPTS, STEPS, begin, drawn, model_of, seeded, tiny
 
 
 @pytest.mark.parametrize(

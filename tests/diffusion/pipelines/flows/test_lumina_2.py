@@ -2,83 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from dav_ray.config.families.pipelines.lumina_2 import Lumina2 as Family
-from dav_ray.diffusion.pipelines.flows.lumina_2 import Lumina2
-from tests.support.encoders import gemma
-from tests.support.oracle import (
-    Recorded,
-    differences,
-    gradient_is_finite,
-    lora_round_trip,
-    of_recipe,
-    own_side,
-    recorded,
-)
-
-STEPS, PROMPTS = 4, ["a cat", "two dogs, one of them asleep"]
-
-
-def tiny(**scheduler: Any) -> Any:
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
-
-    torch.manual_seed(0)
-    tokenizer, encoder = gemma(layers=2)
-    pipe = Lumina2Pipeline(
-        transformer=Lumina2Transformer2DModel(
-            sample_size=4,
-            in_channels=4,
-            hidden_size=24,
-            num_layers=1,
-            num_refiner_layers=1,
-            num_attention_heads=2,
-            num_kv_heads=1,
-            multiple_of=8,
-            axes_dim_rope=(4, 4, 4),
-            axes_lens=(300, 16, 16),
-            cap_feat_dim=16,
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 6.0, **scheduler}),
-        vae=AutoencoderKL(  # the pipeline takes it that images are eight times as large as latents
-            block_out_channels=(8,) * 4,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            norm_num_groups=4,
-            layers_per_block=1,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            scaling_factor=0.3611,
-            shift_factor=0.1159,
-        ),
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def model_of(pipe: Any, *, height: int = 32, width: int = 32, guidance: float = 4.0, **options: Any) -> Lumina2:
-    return Lumina2(pipe, steps=STEPS, eta=0.0, guidance_scale=guidance, height=height, width=width, **options)
-
-
-def begin(height: int = 32, width: int = 32) -> Tensor:
-    return torch.randn(2, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(1))
-
-
-def drawn(
-    height: int = 32, width: int = 32, guidance: float = 4.0, negative: str | None = None
-) -> Callable[[Any], Recorded]:
-    words = {"height": height, "width": width, "guidance_scale": guidance, "num_inference_steps": STEPS}
-    without = None if negative is None else [negative] * len(PROMPTS)
-    return lambda pipe: recorded(pipe, PROMPTS, begin(height, width), negative_prompt=without, **words)
+from tests.support.oracle import differences, gradient_is_finite, lora_round_trip, of_recipe, own_side, recorded
+from tests.support.pipelines.lumina_2 import PROMPTS, STEPS, begin, drawn, model_of, tiny
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +9,11 @@ import pytest
 import torch
 
 from dav_ray.config.families.pipelines.sana import Sana as Family
-from dav_ray.diffusion.pipelines.files import as_flow
 from dav_ray.diffusion.pipelines.flows.sana import Sana
 from dav_ray.diffusion.pipelines.schedulers import mistakes
-from tests.support.oracle import (
-    Recorded,
-    differences,
-    gradient_is_finite,
-    lora_round_trip,
-    of_recipe,
-    own_side,
-    recorded,
-)
-from tests.support.sana import PROMPTS, SCALE, begin, tiny_parts
-
-STEPS = 4
-SOLVER = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-
-
-def tiny(**options: Any) -> Any:
-    from diffusers import DPMSolverMultistepScheduler, SanaPipeline
-
-    pipe = SanaPipeline(**tiny_parts(**options), scheduler=as_flow(DPMSolverMultistepScheduler(**SOLVER)))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def drawn(height: int, width: int, guidance: float, **options: Any) -> Callable[[Any], Recorded]:
-    words = {"height": height, "width": width, "guidance_scale": guidance, "num_inference_steps": STEPS, **options}
-    return lambda pipe: recorded(pipe, PROMPTS, begin(height, width), use_resolution_binning=False, **words)
+from tests.support.oracle import differences, gradient_is_finite, lora_round_trip, of_recipe, own_side
+from tests.support.pipelines.sana import SOLVER, STEPS, drawn, tiny
+from tests.support.pipelines.sana_parts import PROMPTS, SCALE, begin
 
 
 @pytest.mark.parametrize(
