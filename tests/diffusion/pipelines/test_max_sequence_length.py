@@ -17,17 +17,19 @@ from dav_ray.config.schema import Config
 from dav_ray.diffusion.pipelines.few_step.sana_sprint import SanaSprint
 from dav_ray.diffusion.pipelines.latents import usual
 from dav_ray.registry import load
-from tests.diffusion.pipelines import test_stable_diffusion_3 as stable_diffusion_3
-from tests.diffusion.pipelines import test_stable_diffusion_xl as stable_diffusion_xl
-from tests.diffusion.pipelines.few_step import test_sana_sprint as sana_sprint
-from tests.diffusion.pipelines.flows import test_flux as flux
-from tests.diffusion.pipelines.flows import test_flux_2_klein as flux_2_klein
-from tests.diffusion.pipelines.flows import test_lumina_2 as lumina_2
-from tests.diffusion.pipelines.flows import test_qwen_image as qwen_image
-from tests.diffusion.pipelines.flows import test_sana as sana
-from tests.diffusion.pipelines.flows import test_z_image as z_image
 from tests.support.oracle import differences, recorded
-from tests.support.sana import begin as sana_begin
+from tests.support.pipelines import (
+    flux,
+    flux_2_klein,
+    lumina_2,
+    qwen_image,
+    sana,
+    sana_sprint,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+    z_image,
+)
+from tests.support.pipelines.sana_parts import begin
 
 PROMPTS = ["a cat on the mat, and a dog", "two dogs beside the door"]  # longer than what is read of them
 NEGATIVE, STEPS, LONGEST = "not this one, please", 2, 4
@@ -55,7 +57,7 @@ CASES = {
         words={"true_cfg_scale": 3.0, "negative_prompt": [NEGATIVE] * 2},
     ),
     "SanaPipeline": Case(
-        lambda _: sana.tiny(), sana_begin, side=32, words={"guidance_scale": 3.0, "use_resolution_binning": False}
+        lambda _: sana.tiny(), begin, side=32, words={"guidance_scale": 3.0, "use_resolution_binning": False}
     ),
     "StableDiffusion3Pipeline": Case(stable_diffusion_3.tiny, z_image.begin),
     "StableDiffusion3Pipeline, no T5": Case(
