@@ -32,9 +32,9 @@ def build(
 
 
 def for_search(config: Config, *, device: str = "cpu") -> Diffusion:
-    """The model as a search worker has it."""
-
+    """The model as a search worker has it: for the configuration's prompts alone, where it has some."""
     diffusion = build(config, device=device, autocast=config.search.precision)
+    diffusion.release(config.prompts)
     diffusion.graphs.limit = config.search.gradient_batch or diffusion.graphs.limit
     if config.search.merge == "on" or (config.search.merge == "auto" and device == "cuda"):
         diffusion.merge()
@@ -44,9 +44,11 @@ def for_search(config: Config, *, device: str = "cpu") -> Diffusion:
 
 
 def for_training(config: Config, *, device: str = "cpu", micro_batch: int | None = None) -> Diffusion:
-    """The model as a rank has it. UserError if its network can't do what `mstep.checkpointing` asks for."""
+    """The model as a rank has it, for the configuration's prompts; it decodes nothing. UserError if its network can't
+    do what `mstep.checkpointing` asks for."""
     mstep = config.mstep
     diffusion = build(config, device=device, autocast=mstep.precision, micro_batch=micro_batch)
+    diffusion.release(config.prompts, decodes=False)
     if mstep.checkpointing == "on":
         try:
             diffusion.checkpoint()

@@ -1,6 +1,7 @@
 """How much memory a role's model takes: weights exactly, activations by a rule of thumb.
 
-    weights       elements x bytes of model.dtype, adapters in float32; full weights: float32, and a frozen copy
+    weights       elements x bytes of model.dtype, adapters in float32; full weights: float32, and a frozen copy;
+                  without what is released: text encoders, and on ranks the VAE
     training      16 bytes per trained parameter beside its value: gradient 4, AdamW's moments 8, DDP's bucket 4
     activations   rows x elements per row x bytes, rows = micro-batch x passes (2 with guidance)
     graphs        of a search with gradient: those of all parents of a chunk, network and decoder, held at once
@@ -18,6 +19,7 @@ from dav_ray.config.families.sizes import Sizes, adapter_elements
 from dav_ray.config.families.table import family_of
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.roles import Role
+from dav_ray.diffusion.pipelines.encoders import ENCODER, MOST_EMBEDDED
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CUDA_CONTEXT = 0.6e9  # bytes that a process takes on a GPU before its first tensor
@@ -30,10 +32,11 @@ class Memory:
     weights: float
     training: float
     activations: float
+    released: float = 0.0  # further weights, which go before anything else comes
 
     @property
     def total(self) -> float:
-        return self.weights + self.training + self.activations
+        return self.weights + max(self.training + self.activations, self.released)
 
 
 def search_memory(config: Config, sizes: Sizes, passes: int) -> Memory:
@@ -47,7 +50,9 @@ def search_memory(config: Config, sizes: Sizes, passes: int) -> Memory:
     if size < BYTES["float32"]:  # what is held against the pretrained model is evaluated in it
         compared = max(search.chunk * search.particles * (search.beta > 0), config.evaluate.batch)
         held = max(held, min(search.micro_batch, compared) * passes * each * BYTES["float32"])
-    return Memory(_weights(config, sizes), 0.0, max(held, _graphs(config, sizes, passes) if search.gradient else 0.0))
+    gone = _released(config, sizes)
+    activations = max(held, _graphs(config, sizes, passes) if search.gradient else 0.0)
+    return Memory(_weights(config, sizes) - gone, 0.0, activations, gone)
 
 
 def _graphs(config: Config, sizes: Sizes, passes: int) -> float:
@@ -64,7 +69,8 @@ def train_memory(config: Config, sizes: Sizes, passes: int, *, checkpointing: bo
     rows = min(mstep.micro_batch, max(1, mstep.batch_size // config.roles.train.replicas)) * passes
     on = mstep.checkpointing == "on" if checkpointing is None else checkpointing
     activations = rows * _graph(config, sizes, mstep.precision, checkpointing=on)
-    return Memory(_weights(config, sizes), float(TRAINED * trained(config, sizes)), activations)
+    gone = _released(config, sizes, "vae")
+    return Memory(_weights(config, sizes) - gone, float(TRAINED * trained(config, sizes)), activations, gone)
 
 
 def _graph(config: Config, sizes: Sizes, precision: str, *, checkpointing: bool) -> float:
@@ -87,6 +93,13 @@ def trained(config: Config, sizes: Sizes) -> int:
     if mstep.parameters == "full":
         return sizes.elements(policy)
     return adapter_elements(sizes.shapes[policy], mstep.lora.rank, config.lora_targets)
+
+
+def _released(config: Config, sizes: Sizes, *others: str) -> float:
+    """Bytes of the text encoders, which go once the prompts are embedded, if these are few, and of other networks."""
+    encoders = [name for name in sizes.shapes if name.startswith(ENCODER) and len(set(config.prompts)) < MOST_EMBEDDED]
+    gone = (*encoders, *(name for name in others if name in sizes.shapes))
+    return float(BYTES[config.model.dtype] * sum(sizes.elements(name) for name in gone))
 
 
 def _weights(config: Config, sizes: Sizes) -> float:

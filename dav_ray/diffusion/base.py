@@ -170,6 +170,11 @@ class Diffusion(Protocol):
         """Call the policy through `wrap(module)` from now on (DistributedDataParallel); returns the wrapper."""
         ...
 
+    def release(self, prompts: Sequence[str], *, decodes: bool = True) -> None:
+        """From now on only these prompts are asked for, and without `decodes` no sample is decoded: what only others
+        need may leave memory. Results are the same to the last bit."""
+        ...
+
     def checkpoint(self) -> None:
         """From now on hold less for the backward pass, which computes the rest again: the same gradients. ValueError
         where the network can't."""

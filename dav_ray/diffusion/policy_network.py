@@ -73,6 +73,9 @@ class PolicyNetwork(ABC):
         self._policy = wrap(self._network if self._folded is None else self._folded)
         return self._policy
 
+    def release(self, prompts: Sequence[str], *, decodes: bool = True) -> None:  # noqa: B027 - most have nothing
+        """As `Diffusion.release`."""
+
     def checkpoint(self) -> None:
         """From now on hold the inputs of the network's blocks alone for the backward pass, which computes the rest
         again: the same gradients. ValueError where the network knows no such thing."""

@@ -12,7 +12,8 @@ import json
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,8 +54,12 @@ class Recipe:
 
     name: str
     config: Config
-    yaml: str
+    typed: Tree = field(repr=False, compare=False)  # with references and without defaults
     as_typed: Config | None = None  # the configuration with its paths as typed, as earlier releases had it
+
+    @cached_property
+    def yaml(self) -> str:
+        return _stored(self.config, self.typed)
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -153,7 +158,7 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
         typed = {**typed, "reward": [typed["reward"]]}
     found = {"prompts": tree.get("prompts"), "model": {**plain["model"], "kind": tree["model"].get("kind", USUAL)}}
     as_typed = Config.model_validate({**plain, **found})
-    return Recipe(name, config, _stored(config, typed), as_typed)
+    return Recipe(name, config, typed, as_typed)
 
 
 def _stored(config: Config, typed: Tree) -> str:

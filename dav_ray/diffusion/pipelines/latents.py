@@ -19,6 +19,7 @@ from torch import Tensor
 from dav_ray.diffusion.base import Room, joined
 from dav_ray.diffusion.gaussian import GaussianSteps
 from dav_ray.diffusion.noise import Draws
+from dav_ray.diffusion.pipelines.encoders import ENCODER, MOST_EMBEDDED, drop
 from dav_ray.diffusion.pipelines.files import LORA, WEIGHTS, save_lora
 from dav_ray.diffusion.pipelines.network_steps import NetworkSteps
 
@@ -56,6 +57,7 @@ class LatentModel(NetworkSteps):
         self._longest = max_sequence_length
         self.rooms = self._room, self._decoding = Room(micro_batch), Room(decode_batch, name="decoder")
         self._embeddings: dict[str | None, Embedding] = {}  # None: without the prompt
+        self._closed = False  # no others follow
         self._draft_above = draft_above * self.steps
         for module in self._modules():
             module.requires_grad_(False).eval().to(self._device)
@@ -137,6 +139,24 @@ class LatentModel(NetworkSteps):
                 vae.to(memory_format=torch.channels_last)
                 vae.decoder = torch.compile(vae.decoder)
 
+    def release(self, prompts: Sequence[str], *, decodes: bool = True) -> None:
+        """Text encoders go once the prompts are embedded, unless the embeddings would take more memory, or be too many;
+        decoders go where nothing is decoded."""
+        texts: list[str | None] = [*dict.fromkeys(prompts), *([None] if self.guides else [])]
+        encoders = [part for name, part in self._named().items() if name.startswith(ENCODER)]
+        if prompts and encoders and len(texts) <= MOST_EMBEDDED and self._worthwhile(texts, encoders):
+            for text in texts:
+                self._embedded(text)
+            self._closed = True
+            drop(encoders)
+        if not decodes:
+            drop([vae for vae in (self._parts.vae, self._draft) if vae is not None])
+
+    def _worthwhile(self, texts: Sequence[str | None], encoders: Sequence[Any]) -> bool:
+        """Whether the embeddings of all texts take less memory than the encoders."""
+        one = sum(part.nbytes for part in self._embedded(texts[0]).values())
+        return one * len(texts) < sum(p.nbytes for encoder in encoders for p in encoder.parameters())
+
     @property
     def policy_file(self) -> str:
         return LORA if self.adapted else f"{self.component}/{WEIGHTS}"
@@ -207,6 +227,8 @@ class LatentModel(NetworkSteps):
     def _embedded(self, prompt: str | None) -> Embedding:
         """Computed once per text."""
         if prompt not in self._embeddings:
+            if self._closed:
+                raise ValueError(f"{prompt!r}: is none of the prompts for which the text encoders were asked (release)")
             self._embeddings[prompt] = self.embed_none(self._negative) if prompt is None else self.embed(prompt)
         return self._embeddings[prompt]
 
@@ -216,9 +238,12 @@ class LatentModel(NetworkSteps):
 
     def _modules(self) -> list[Any]:
         """All networks of the pipeline."""
-        parts = getattr(self._parts, "components", None) or vars(self._parts)
-        found = [*parts.values(), self._draft]
-        return list({id(part): part for part in found if isinstance(part, torch.nn.Module)}.values())
+        return list({id(part): part for part in self._named().values()}.values())
+
+    def _named(self) -> dict[str, Any]:
+        """The same by their names in the pipeline."""
+        parts = {**(getattr(self._parts, "components", None) or vars(self._parts)), "draft_vae": self._draft}
+        return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
 
 
 def usual(pipe: Any, argument: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dav_ray.config.recipe.load import from_yaml
 from dav_ray.config.schema import Config
 from dav_ray.errors import DeviceError, RunError
 from dav_ray.rewards.base import Calls, Scored
@@ -22,6 +23,12 @@ from dav_ray.runtime.reward.replica import Facts, FleetClient, hardware_here
 from dav_ray.runtime.reward.spec import RewardSpec
 
 Events = tuple[tuple[str, dict[str, Any]], ...]
+
+
+def with_stored_columns(config: Config, storage: Storage) -> Config:
+    """With the columns of the prompts that the run's `config.yaml` has; without prompts, of which there are many."""
+    stored = from_yaml(storage.read("config.yaml").decode(), f"{storage.uri}/config.yaml").config
+    return config.model_copy(update={"prompts": stored.prompts.replaced(())})
 
 
 class WorkerRewards:

@@ -44,6 +44,7 @@ class WorkerSpec:
     fleet_timeout_s: float
     mailbox: str  # the actor that hands out policies within the run
     secrets: Mapping[str, str] = field(default_factory=dict)  # that no file may hold
+    stored_columns: bool = False  # those of the prompts are to be read in config.yaml
 
 
 class SearchActor:
@@ -58,7 +59,7 @@ class SearchActor:
         from dav_ray.run_dir import policy
         from dav_ray.run_dir.storage.uri import open_storage
         from dav_ray.runtime.reward.replica import FleetClient
-        from dav_ray.runtime.search.rewards import WorkerRewards
+        from dav_ray.runtime.search.rewards import WorkerRewards, with_stored_columns
         from dav_ray.runtime.search.starts import LastRound
 
         keep_freed_memory()
@@ -74,6 +75,9 @@ class SearchActor:
             keep_to_share(config.roles.search.gpus)
         self._version, self._device = 0, device
         self._storage = open_storage(spec.run_dir)
+        if spec.stored_columns:
+            config = with_stored_columns(config, self._storage)
+            self._spec = replace(spec, config=config)
         self._meter = Meter(device, precision(config), str(here.get_node_labels().get(NODE_GROUP, "")))
         self._events: list[tuple[str, dict[str, Any]]] = []  # of the chunk in hand
         self._diffusion = self._with_rooms(for_search(config, device=device))

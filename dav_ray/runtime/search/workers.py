@@ -7,6 +7,7 @@ constructor raised, is followed by a new actor.
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from dav_ray.runtime.search.process import Process, Reply
 from dav_ray.runtime.search.worker import SearchActor, WorkerSpec
 from dav_ray.runtime.train.ranks import MAILBOX
 
+MOST_BYTES = 50_000  # of prompts that travel with an actor: what is larger than 100 kB a restart may not find
 ANSWER_S = 60.0  # longest wait for what is there already
 PING_EVERY_S = 1.0
 BAD_STARTS = 6  # in a row, after which a worker is given up; the pauses between them double
@@ -56,12 +58,13 @@ def search_team(
 
 def worker_spec(config: Config, run_dir: str, namespace: str) -> WorkerSpec:
     """What a search actor is built from: small, so that it travels with the actor, also when that starts again. Chunks
-    name their prompts; only a warm start asks for those of others, and only rewards here for their columns."""
-    timeout_s = client_timeout(config)
-    if not config.search.facts.starts:
+    name their prompts; without all of them a worker keeps its text encoders, and reads columns in config.yaml."""
+    timeout_s, stored = client_timeout(config), False
+    if not config.search.facts.starts and len(pickle.dumps(config.prompts)) > MOST_BYTES:
         scores = bool(config.evaluate.heldout) or len(config.pooled) < len(config.reward)
-        config = config.model_copy(update={"prompts": config.prompts.replaced(()) if scores else Prompts()})
-    return WorkerSpec(config, run_dir, namespace, FLEET, timeout_s, MAILBOX, redact.known())
+        stored = scores and bool(config.prompts.columns)
+        config = config.model_copy(update={"prompts": Prompts()})
+    return WorkerSpec(config, run_dir, namespace, FLEET, timeout_s, MAILBOX, redact.known(), stored)
 
 
 @dataclass

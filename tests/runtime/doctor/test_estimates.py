@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dav_ray.config.families.sizes import Sizes, header
-from dav_ray.config.memory import CUDA_CONTEXT, search_memory, train_memory, trained
+from dav_ray.config.memory import CUDA_CONTEXT, Memory, search_memory, train_memory, trained
 from dav_ray.config.plan import plan
 from dav_ray.config.recipe.load import load
 from dav_ray.config.schema import Config
@@ -40,14 +40,20 @@ def config(**changes: Any) -> Config:
 
 
 def test_weights_are_counted_exactly() -> None:
-    elements = 859_520_964 + 83_653_863 + 123_060_480
+    unet, vae, text = 859_520_964, 83_653_863, 123_060_480
     half = search_memory(config(model={"path": "x/y", "dtype": "bfloat16"}), SD15, 2)
-    assert half.weights == 2 * elements + 4 * 16 * (320 + 320)  # the adapters' rank is 16
+    assert half.weights == 2 * (unet + vae) + 4 * 16 * (320 + 320)  # the adapters' rank is 16
+    assert half.released == 2 * text  # once the prompts are embedded
+    many = config(prompts=[str(i) for i in range(512)])
+    assert search_memory(many, SD15, 2).weights == 4 * (unet + vae + text) + 4 * 16 * (320 + 320)
     whole = config(mstep={"parameters": "full"})
     assert trained(whole, SD15) == 859_520_964
     assert train_memory(whole, SD15, 2).training == 16 * 859_520_964
-    copy = 4 * 859_520_964  # the frozen reference
-    assert train_memory(whole, SD15, 2).weights == 4 * elements + copy
+    rank = train_memory(whole, SD15, 2)
+    assert rank.weights == 2 * 4 * unet  # with the frozen reference
+    assert rank.released == 4 * (vae + text)
+    assert rank.total == rank.weights + rank.training + rank.activations
+    assert Memory(3.0, 1.0, 1.0, 5.0).total == 8.0  # a model is loaded whole
 
 
 def test_adapters_are_counted_by_their_layers() -> None:
