@@ -1,7 +1,7 @@
-"""Pretrained, best-of-N, DAV without KL and DAV with KL on one recipe, at the same number of network evaluations.
+"""Pretrained, best of N, DAV without KL and DAV with KL on one recipe, at about the same number of network evaluations.
 
-    python jobs/compare digits [--recipe digits] [--out runs/compare] [--seeds 0 1] [--grid FILE.png]
-                               [--write-readme] [--stored] [key.sub=value ...]
+    python jobs/compare digits|digits_flow|digits_turbo [--recipe digits] [--out runs/compare] [--seeds 0 1]
+                               [--grid FILE.png] [--recipe-only] [--write-readme] [--stored] [key.sub=value ...]
 
 Each row is a whole `dav-ray run`; a run that is finished is not run again. The table is Markdown. The grid shows the
 same seeds and prompts: a row for the pretrained model, then one per method. `--write-readme` writes table and grid into
@@ -28,40 +28,60 @@ from jobs.compare.page import PAGE
 from jobs.compare.runs import align, folder
 from jobs.tables import Table, add_page_options
 
-METHODS = {
-    "best of 4": ["search.kind=best_of_n", "mstep.kl=0", "mstep.candidates=winner"],
-    "DAV, no KL": ["mstep.kl=0"],
-    "DAV with KL": [],
+
+@dataclass(frozen=True)
+class Compared:
+    """A shipped recipe on the page. best_of: as many samples cost about what a searched one does."""
+
+    title: str
+    best_of: int
+    grid: Path
+
+    @property
+    def methods(self) -> dict[str, list[str]]:
+        """What each overrides in the recipe."""
+        best = ["search.kind=best_of_n", f"search.candidates={self.best_of}", "mstep.kl=0", "mstep.candidates=winner"]
+        return {f"best of {self.best_of}": best, "DAV, no KL": ["mstep.kl=0"], "DAV with KL": []}
+
+
+FIGURES = PAGE.folder / "figures"
+RECIPES = {
+    "digits": Compared("Digits", 4, FIGURES / "aligned.png"),
+    "digits_flow": Compared("Digits flow", 4, FIGURES / "aligned_flow.png"),
+    "digits_turbo": Compared("Digits turbo", 6, FIGURES / "aligned_turbo.png"),
 }
-GRID = PAGE.folder / "figures/aligned.png"
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None, recipe: str = "digits") -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="digits")
+    parser.add_argument("--recipe", default=recipe)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--grid", type=Path)
+    parser.add_argument("--recipe-only", action="store_true", help="no other methods beside the recipe itself")
     add_page_options(parser)
     words = sys.argv[1:] if words is None else words
     options, overrides = parser.parse_known_args(words)
     if options.stored:
         return PAGE.show_stored(write=options.write_readme)
-    if options.write_readme and options.recipe != "digits":
-        parser.error(f"--write-readme: --recipe {options.recipe}; allowed: digits, the recipe of the page")
+    if options.write_readme and options.recipe not in RECIPES:
+        parser.error(f"--write-readme: --recipe {options.recipe}; allowed: {', '.join(RECIPES)}, those of the page")
+    compared = RECIPES.get(options.recipe, RECIPES["digits"])
+    methods = dict(list(compared.methods.items())[-1 if options.recipe_only else 0 :])
     rows = {
         name: [
             _run(options.recipe, folder(options.out, options.recipe, name, seed), seed, [*settings, *overrides])
             for seed in options.seeds
         ]
-        for name, settings in METHODS.items()
+        for name, settings in methods.items()
     }
-    print(render(rows).markdown())
-    runs = [folder(options.out, options.recipe, name, options.seeds[0]) for name in METHODS]
-    for file in [*filter(None, [options.grid]), *([GRID] if options.write_readme else [])]:
+    table = render(rows, compared.title)
+    print(table.markdown())
+    runs = [folder(options.out, options.recipe, name, options.seeds[0]) for name in methods]
+    for file in [*filter(None, [options.grid]), *([compared.grid] if options.write_readme else [])]:
         _draw(file, runs)
     if options.write_readme:
-        PAGE.publish([render(rows)], ["digits", *words])
+        PAGE.publish([table], [recipe, *words])
     return 0
 
 
@@ -78,11 +98,13 @@ class Outcome:
         return (reward - self.first["evaluate/reward_mean"]) / self.first["evaluate/reward_std"]
 
 
-def render(rows: dict[str, list[Outcome]]) -> Table:
-    """A row per method, mean over seeds; the pretrained model from the first method's round 0."""
+def render(rows: dict[str, list[Outcome]], title: str = "Digits") -> Table:
+    """A row per method, mean over seeds; the pretrained model from the first method's round 0. The last method is the
+    recipe itself."""
     pretrained = [Outcome(found.first, found.first, {}) for found in next(iter(rows.values()))]
-    lines = [_cells(name, found) for name, found in [("pretrained", pretrained), *rows.items()]]
-    return Table("Digits", ("model", *COLUMNS), tuple(lines))
+    shown = {name + (" (the recipe)" if name == [*rows][-1] else ""): found for name, found in rows.items()}
+    lines = [_cells(name, found) for name, found in [("pretrained", pretrained), *shown.items()]]
+    return Table(title, ("model", *COLUMNS), tuple(lines))
 
 
 COLUMNS: dict[str, tuple[Callable[[Outcome], float | None], str]] = {
@@ -98,7 +120,7 @@ COLUMNS: dict[str, tuple[Callable[[Outcome], float | None], str]] = {
 
 
 def _cells(name: str, found: list[Outcome]) -> tuple[str, ...]:
-    cells = [name + (" (the recipe)" if METHODS.get(name) == [] else "")]
+    cells = [name]
     for value, form in COLUMNS.values():
         values = [v for outcome in found if (v := value(outcome)) is not None]
         cells.append(format(float(np.mean(values)), form) if values else "")

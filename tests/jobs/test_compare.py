@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from dav_ray.config.recipe.load import load
+from dav_ray.search.kinds import counts
 from jobs.compare import digits, dna
 from jobs.compare.page import PAGE
 
@@ -42,12 +44,32 @@ def test_dna_leaves_out_what_a_row_does_not_have() -> None:
 
 def test_the_page_has_the_columns_and_methods_of_the_programs() -> None:
     stored = {each.table.title: each.table for each in PAGE.stored()}
-    assert stored["Digits"].header == ("model", *digits.COLUMNS) and stored["DNA"].header == ("model", *dna.COLUMNS)
-    rows = digits.render({name: [outcome(-0.9)] for name in digits.METHODS}).rows
-    assert [row[0] for row in stored["Digits"].rows] == [row[0] for row in rows]
+    assert stored["DNA"].header == ("model", *dna.COLUMNS)
+    for compared in digits.RECIPES.values():
+        if compared.title not in stored:
+            continue
+        table = stored[compared.title]
+        assert table.header == ("model", *digits.COLUMNS)
+        pretrained, *others = digits.render({name: [outcome(-0.9)] for name in compared.methods}).rows
+        shown = [pretrained[0], *(row[0] for row in others)]
+        names = [row[0] for row in table.rows]
+        assert names in (shown, [shown[0], shown[-1]])  # all methods, or the recipe alone
+    assert len(stored["Digits"].rows) == 4
 
 
 def test_another_recipe_does_not_go_into_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         digits.main(["--recipe", "mine.yaml", "--write-readme"])
-    assert ended.value.code == 2 and "--recipe mine.yaml; allowed: digits" in capsys.readouterr().err
+    assert ended.value.code == 2 and "--recipe mine.yaml; allowed: digits, digits_flow" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", digits.RECIPES)
+def test_best_of_n_costs_about_what_the_search_does(recipe: str) -> None:
+    """Within 20 %: N is a whole number."""
+    compared = digits.RECIPES[recipe]
+    search, best = (
+        load(recipe, compared.methods[name]).config.search for name in [[*compared.methods][i] for i in (-1, 0)]
+    )
+    network, _, _ = counts(search)
+    assert best.kind == "best_of_n"
+    assert compared.best_of == pytest.approx(network / search.steps, rel=0.2)

@@ -16,7 +16,7 @@ MOST_BYTES = 2_000_000
 
 
 def test_a_short_training_lowers_the_loss_and_gives_a_pipeline(tmp_path: Path) -> None:
-    losses = job.make(tmp_path, seed=0, steps=20, copies=1)
+    losses = job.make(tmp_path, seed=0, steps=24, copies=1)
 
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
     pipe = StableDiffusion3Pipeline.from_pretrained(tmp_path, text_encoder_3=None, tokenizer_3=None)
@@ -47,7 +47,7 @@ def test_what_ships_is_small_and_its_samples_are_legible() -> None:
 def test_nor_do_the_tokens_in_place_of_t5_matter() -> None:
     """The 256 that a pipeline takes if it is told nothing, and the single one of the recipe."""
     pipe = job.load(ASSETS / "digits_flow")
-    (many, _), (one, labels) = (job.sample(pipe, 10, steps=5, longest=longest) for longest in (256, 1))
+    (many, _), (one, labels) = (job.sample(pipe, 4, steps=4, longest=longest) for longest in (256, 1))
     names = [DIGIT_NAMES[label] for label in labels]
     assert (many - one).abs().mean() < 0.1
-    assert DigitLegibility()(many, names).sum() >= 8
+    assert DigitLegibility()(many, names).sum() >= 3

@@ -122,4 +122,5 @@ def test_commands_work_from_any_folder(words: tuple[str, ...], tmp_path: Path) -
 
 def test_a_comparison_that_is_not_there_is_refused(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(JOBS / "compare"), "cats"], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "jobs/compare: cats; allowed: digits, dna, ehrlich\n")
+    allowed = "digits, digits_flow, digits_turbo, dna, ehrlich"
+    assert (done.returncode, done.stderr) == (2, f"jobs/compare: cats; allowed: {allowed}\n")
