@@ -216,7 +216,7 @@ def test_tables_that_are_none(recipe: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "empty.parquet")
     assert refused("empty.parquet") == "the table is empty; allowed: one prompt per row"
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no PAR1")
-    assert refused("broken.parquet").startswith("can't be read: ")
+    assert refused("broken.parquet").startswith("broken.parquet can't be read: ")
     (tmp_path / "folder").mkdir()
     assert refused("folder").startswith("the folder holds no Parquet files; allowed: ")
     arrow(tmp_path / "folder" / "train", pa.table({"prompt": ["a"]}))
