@@ -73,7 +73,7 @@ class PolicyNetwork(ABC):
         self._policy = wrap(self._network if self._folded is None else self._folded)
         return self._policy
 
-    def release(self, prompts: Sequence[str], *, decodes: bool = True) -> None:  # noqa: B027 - most have nothing
+    def release(self, prompts: Sequence[str], *, decodes: bool = True) -> None:  # noqa: B027 - most models hold nothing that could go
         """As `Diffusion.release`."""
 
     def checkpoint(self) -> None:

@@ -154,7 +154,7 @@ PROMPTS = [
     override("prompts = data/binary.txt: can't be read as text", "prompts=data/binary.txt"),
     override("prompts = data/many.txt: 50,001 prompts; allowed: at most 50,000", "prompts=data/many.txt"),
     override("prompts = data/huge.txt: 100,000,000 bytes; allowed: at most", "prompts=data/huge.txt"),
-    override("prompts = data: can't be read", "prompts=data"),
+    override("prompts = data: text.parquet can't be read: ", "prompts=data"),
     override("prompts = /dev/zero: no such file", "prompts=/dev/zero"),
     override("prompts = data/pipe.txt: no such file", "prompts=data/pipe.txt"),
     override("prompts = xxxxxxxx", f"prompts={LONG}"),

@@ -16,6 +16,7 @@ from dav_ray.redact import show
 
 PROMPT, WEIGHT = "prompt", "weight"
 MOST_BYTES, MOST_PROMPTS = 64_000_000, 50_000
+DEEPEST = 32  # lists and objects within each other
 _PLAIN = (str, int, float, type(None))
 
 
@@ -134,11 +135,13 @@ def _check_column(key: Any, value: Any) -> None:
         raise ValueError(f"{key} = {show(value)}: allowed: texts, finite numbers, true, false, null, lists and objects")
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    if depth > DEEPEST:
+        return False
     if isinstance(value, list):
-        return all(map(_is_plain, value))
+        return all(_is_plain(entry, depth + 1) for entry in value)
     if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+        return all(isinstance(key, str) and _is_plain(entry, depth + 1) for key, entry in value.items())
     return isinstance(value, _PLAIN) and not (isinstance(value, float) and not math.isfinite(value))
 
 

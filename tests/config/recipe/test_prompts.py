@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import subprocess
@@ -26,6 +27,7 @@ ROWS = [
     {"prompt": "three cats", "count": 3, "target": "cat", "box": [0.5, {"deep": None}]},
     {"prompt": "a dog: ${x} # é 🐕 \\u0024{", "weight": 2.5, "count": 1, "target": "a\nb\u2028c", "box": []},
 ]
+VALUES = "allowed: texts, finite numbers, true, false, null, lists and objects"
 COLUMNS = {row["prompt"]: {name: row[name] for name in ("count", "target", "box")} for row in ROWS}
 
 
@@ -153,9 +155,13 @@ def test_a_template_is_the_product_of_its_lists(recipe: str) -> None:
         ([{"prompt": "a\ud800"}], "line 1: holds a text that can't be written (half of a surrogate pair)"),
         (
             [{"prompt": "a", "n": [float("nan")]}],
-            "line 1: n = [NaN]: allowed: texts, finite numbers, true, false, null, lists and objects",
+            f"line 1: n = [NaN]: {VALUES}",
         ),
         ([], "the file is empty; allowed: one prompt per line"),
+        (
+            [{"prompt": "a", "n": functools.reduce(lambda inner, _: [inner], range(40), 1)}],
+            f"line 1: n = {'[' * 40}1{']' * 16}...: {VALUES}",
+        ),
     ],
 )
 def test_a_mistake_in_jsonl_names_its_line(rows: list[Any], line: str, recipe: str, tmp_path: Path) -> None:
@@ -210,7 +216,7 @@ def test_tables_that_are_none(recipe: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "empty.parquet")
     assert refused("empty.parquet") == "the table is empty; allowed: one prompt per row"
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no PAR1")
-    assert refused("broken.parquet").startswith("can't be read: ")
+    assert refused("broken.parquet").startswith("broken.parquet can't be read: ")
     (tmp_path / "folder").mkdir()
     assert refused("folder").startswith("the folder holds no Parquet files; allowed: ")
     arrow(tmp_path / "folder" / "train", pa.table({"prompt": ["a"]}))

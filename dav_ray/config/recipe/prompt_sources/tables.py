@@ -25,11 +25,8 @@ RULE = "allowed: a Parquet file, a folder of them, or a folder that save_to_disk
 def of_tables(place: Path) -> Prompts:
     """Of a file, or of the files of a folder in the order of their names. ValueError: why there are none."""
     files = _files(place) if place.is_dir() else [place]
-    try:
-        tables = [_table(file) for file in files]
-        count = sum(table.num_rows for table in tables)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"can't be read: {' '.join(str(error).split())[:200]}") from None
+    tables = [_read(file) for file in files]
+    count = sum(table.num_rows for table in tables)
     if not count:
         raise ValueError("the table is empty; allowed: one prompt per row")
     if count > MOST_PROMPTS:
@@ -58,6 +55,13 @@ def _of_data_set(folder: Path) -> list[Path]:
     if state.get("_indices_files"):
         raise ValueError("its rows are chosen by an index; allowed: flatten_indices() before save_to_disk")
     return [folder / name for name in names]
+
+
+def _read(file: Path) -> pa.Table:
+    try:
+        return _table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file.name} can't be read: {' '.join(str(error).split())[:200]}") from None
 
 
 def _table(file: Path) -> pa.Table:
