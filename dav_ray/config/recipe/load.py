@@ -148,7 +148,7 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
     if isinstance(typed.get("reward"), dict):
         typed = {**typed, "reward": [typed["reward"]]}
     stored = OmegaConf.to_yaml(OmegaConf.create(_as_typed(config.model_dump(mode="json"), typed)))
-    found = {"prompts": tree.get("prompts"), "model": {**plain["model"], "kind": tree["model"].get("kind", USUAL)}}
+    found = {"prompts": config.prompts, "model": {**plain["model"], "kind": tree["model"].get("kind", USUAL)}}
     as_typed = Config.model_validate({**plain, **found})
     return Recipe(name, config, stored, as_typed)
 

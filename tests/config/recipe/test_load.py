@@ -306,3 +306,13 @@ def test_a_reward_may_have_a_role_of_its_own(recipe: str) -> None:
     assert lines(recipe, "roles.reward={pip: [x], container: y}") == [
         "roles.reward.pip and container: two environments; allowed: one of python, pip, container"
     ]
+
+
+@pytest.mark.parametrize("prompts", ["", "prompts: null\n"], ids=["no key", "null"])
+def test_a_model_without_prompts_may_lie_beside_the_recipe(tmp_path: Path, prompts: str) -> None:
+    """Wherever the command is given."""
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
+    file = tmp_path / "my.yaml"
+    file.write_text("model: {path: pipeline}\nreward: {kind: brightness}\n" + prompts)
+    assert load(str(file)).config.prompts == load(str(file)).as_typed.prompts == ("",)
