@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dav_ray.diffusion.base import Prediction
-from dav_ray.diffusion.gaussian import ContinuousStates, GaussianKernel
+from dav_ray.diffusion.gaussian import ContinuousStates, GaussianKernel, GaussianSteps
 from dav_ray.diffusion.noise import Draws
 from dav_ray.diffusion.pipelines.ddim import DDIMSchedule
 from dav_ray.diffusion.policy_network import PolicyNetwork
@@ -45,11 +45,10 @@ class ExactDiffusion(ContinuousStates, PolicyNetwork):
     top. A subclass says what it predicts, and where the policy enters."""
 
     timeless = False
-    schedule: DDIMSchedule
 
-    def __init__(self, schedule: DDIMSchedule, dim: int, module: nn.Module) -> None:
+    def __init__(self, schedule: GaussianSteps, dim: int, module: nn.Module) -> None:
         super().__init__(module)
-        self.schedule, self.dim, self.steps = schedule, dim, len(schedule.alpha_bar) - 1
+        self.schedule, self.dim, self.steps = schedule, dim, len(schedule.std) - 1
 
     @abstractmethod
     def _predict(self, x_t: Tensor, t: Tensor, conditions: Sequence[str], policy: bool) -> Prediction:
@@ -62,6 +61,18 @@ class ExactDiffusion(ContinuousStates, PolicyNetwork):
         self._count(len(x_t), reference=reference)
         return self._predict(x_t, steps, conditions, policy=not reference)
 
+    def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
+        return rng.normal((self.dim,))
+
+    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
+        return x_0
+
+
+class ByTable(ExactDiffusion):
+    """Steps of DDIM over a table of alpha_bar."""
+
+    schedule: DDIMSchedule
+
     def kernel(self, x_t: Tensor, x0_hat: Tensor, t: Tensor) -> GaussianKernel:
         """DDIM's step where x0_hat [B, dim] is predicted."""
         a = self.alpha_bar(t)
@@ -70,12 +81,6 @@ class ExactDiffusion(ContinuousStates, PolicyNetwork):
     def alpha_bar(self, t: Tensor) -> Tensor:
         """[B] -> [B, 1]."""
         return self.schedule.alpha_bar[t].float().unsqueeze(1)
-
-    def prior(self, conditions: Sequence[str], rng: Draws) -> Tensor:
-        return rng.normal((self.dim,))
-
-    def decode(self, x_0: Tensor, conditions: Sequence[str], t: int = 0) -> Tensor:
-        return x_0
 
 
 def populations(condition: str, num: int, size: int) -> list[str]:
@@ -95,13 +100,8 @@ class Shifts(nn.Module):
         return self.shift[t]
 
 
-class LinearGaussian(ExactDiffusion):
-    """Data N(m, std^2 I) in `dim` dimensions, the condition being m as text. The reference has no shifts."""
-
-    def __init__(self, steps: int = 3, dim: int = 2, std: float = 0.8, last_alpha: float = 0.97) -> None:
-        self.std = std
-        schedule = ddim(torch.linspace(0.9, 0.15, steps), 1, last_alpha)
-        super().__init__(schedule, dim, Shifts(steps, dim))
+class Shifted(ExactDiffusion):
+    """Data N(m, std^2 I), the condition being m as text; the policy's steps have other means than the reference's."""
 
     @property
     def shift(self) -> Tensor:
@@ -113,6 +113,33 @@ class LinearGaussian(ExactDiffusion):
         with torch.no_grad():
             self.shift.copy_(scale * self.schedule.std.float().unsqueeze(1) * ways)
         return self
+
+    @abstractmethod
+    def law(self, condition: str, beta: float = 0.0) -> tuple[Tensor, float]:
+        """Mean [d] and variance of x_0 under the anchor p_theta^(1-beta) p_theta0^beta: the chain whose shifts are
+        (1 - beta) times the policy's. It is the sampler's law, which that of the data is only close to."""
+
+    def log_normaliser(self, beta: float) -> float:
+        """log of the integral of p_theta(tau)^(1-beta) p_theta0(tau)^beta: each step of two Gaussians of one variance
+        gives -beta (1 - beta) |shift|^2 / (2 sigma^2)."""
+        moved = self.schedule.std > 0
+        shift2 = self.shift.detach().double().square().sum(1)[moved]
+        return float(-0.5 * beta * (1 - beta) * (shift2 / self.schedule.std[moved].square()).sum())
+
+    def tilted(self, reward: Quadratic, alpha: float, condition: str, beta: float = 0.0) -> Tilted:
+        """anchor(x_0) exp(r(x_0) / alpha) / Z, one component; log Z includes the anchor's own normaliser."""
+        mean, variance = self.law(condition, beta)
+        found = reward.tilt(mean.unsqueeze(0), variance * torch.eye(self.dim, dtype=torch.float64), alpha)
+        return Tilted(found.means, found.covariance, found.log_z + self.log_normaliser(beta))
+
+
+class LinearGaussian(Shifted, ByTable):
+    """Data N(m, std^2 I) in `dim` dimensions, the condition being m as text. The reference has no shifts."""
+
+    def __init__(self, steps: int = 3, dim: int = 2, std: float = 0.8, last_alpha: float = 0.97) -> None:
+        self.std = std
+        schedule = ddim(torch.linspace(0.9, 0.15, steps), 1, last_alpha)
+        super().__init__(schedule, dim, Shifts(steps, dim))
 
     def _predict(self, x_t: Tensor, t: Tensor, conditions: Sequence[str], policy: bool) -> Prediction:
         a = self.alpha_bar(t)
@@ -128,11 +155,7 @@ class LinearGaussian(ExactDiffusion):
         return self.std**2 * a**0.5 / (a * self.std**2 + 1 - a)
 
     def law(self, condition: str, beta: float = 0.0) -> tuple[Tensor, float]:
-        """Mean [d] and variance of x_0 under the anchor p_theta^(1-beta) p_theta0^beta: the chain whose shifts are
-        (1 - beta) times the policy's. It is the sampler's law, which that of the data is only close to.
-
-        Written out from DDIM's equations 12 and 16, in float64 and without the code under test.
-        """
+        """Written out from DDIM's equations 12 and 16, in float64 and without the code under test."""
         m, bar, prev = float(condition), self.schedule.alpha_bar.tolist(), self.schedule.alpha_bar_prev.tolist()
         mean, variance = torch.zeros(self.dim, dtype=torch.float64), 1.0
         for t in range(self.steps, 0, -1):
@@ -146,19 +169,6 @@ class LinearGaussian(ExactDiffusion):
             mean = mean + (1 - beta) * self.shift[t].detach().double()
             variance = slope**2 * variance + sigma2
         return mean, variance
-
-    def log_normaliser(self, beta: float) -> float:
-        """log of the integral of p_theta(tau)^(1-beta) p_theta0(tau)^beta: each step of two Gaussians of one variance
-        gives -beta (1 - beta) |shift|^2 / (2 sigma^2)."""
-        moved = self.schedule.std > 0
-        shift2 = self.shift.detach().double().square().sum(1)[moved]
-        return float(-0.5 * beta * (1 - beta) * (shift2 / self.schedule.std[moved].square()).sum())
-
-    def tilted(self, reward: Quadratic, alpha: float, condition: str, beta: float = 0.0) -> Tilted:
-        """anchor(x_0) exp(r(x_0) / alpha) / Z, one component; log Z includes the anchor's own normaliser."""
-        mean, variance = self.law(condition, beta)
-        found = reward.tilt(mean.unsqueeze(0), variance * torch.eye(self.dim, dtype=torch.float64), alpha)
-        return Tilted(found.means, found.covariance, found.log_z + self.log_normaliser(beta))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dav_ray.diffusion.base import Prediction
 from dav_ray.diffusion.gaussian import GaussianKernel
-from dav_ray.testing.gaussian import ExactDiffusion, Quadratic, ddim
+from dav_ray.testing.gaussian import ByTable, ExactDiffusion, Quadratic, ddim
 
 STEPS, TRAIN_STEPS = 100, 1000
 SCALE = 0.2546  # of the Swiss roll
@@ -88,7 +88,7 @@ class Correction(nn.Module):
         return self.net(torch.cat([x_t, time, *waves], 1))
 
 
-class MixtureDiffusion(ExactDiffusion):
+class MixtureDiffusion(ByTable):
     """DDIM, eta = 1, over 100 of 1000 training steps with linear betas, as DAS samples its mixtures. data: covariance
     s^2 I. seed: of the policy's first weights. Conditions do not matter."""
 
@@ -135,7 +135,7 @@ class Line:
 
 
 @torch.no_grad()
-def sampler_line(diffusion: MixtureDiffusion, reach: float = 6.8, spacing: float = 0.0125) -> Line:
+def sampler_line(diffusion: ExactDiffusion, reach: float = 6.8, spacing: float = 0.0125) -> Line:
     """The law that the pretrained model's T steps have in one dimension, which its data law is only close to: what the
     search tilts. The density is carried from step to step on a grid about as fine as the narrowest kernel (std 0.01);
     the last step has no variance."""
@@ -143,8 +143,7 @@ def sampler_line(diffusion: MixtureDiffusion, reach: float = 6.8, spacing: float
     mass = torch.exp(-0.5 * grid.double().square())
 
     def kernel(t: int) -> GaussianKernel:
-        x, steps = grid.unsqueeze(1), torch.full((len(grid),), t)
-        return diffusion.kernel(x, diffusion.posterior_mean(x, diffusion.alpha_bar(steps)), steps)
+        return diffusion.predict(grid.unsqueeze(1), t, [""] * len(grid), reference=True).kernel
 
     for t in range(diffusion.steps, 1, -1):
         step = kernel(t)

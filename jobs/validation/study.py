@@ -1,6 +1,6 @@
 """Whether the search samples what it claims, on problems whose answers are known: tables and figures.
 
-    python jobs/validation [--out runs/validate] [--parts masked em gaussian mixtures] [--scale 1] [--seed 0]
+    python jobs/validation [--out runs/validate] [--parts masked em gaussian mixtures flow] [--scale 1] [--seed 0]
                            [--write-readme] [--stored]
 
 Prints the tables as Markdown, and writes them to `tables.md` beside the figures. scale: number of samples relative to
@@ -20,7 +20,7 @@ import matplotlib
 import torch
 
 from jobs.tables import Page, Table, add_page_options
-from jobs.validation import bound, em, gaussian, masked, mixtures, mixtures_em
+from jobs.validation import bound, em, flow, gaussian, masked, mixtures, mixtures_em
 from jobs.validation.options import Options
 
 PARTS = {
@@ -28,6 +28,7 @@ PARTS = {
     "em": (em.run, bound.run),
     "gaussian": (gaussian.run,),
     "mixtures": (mixtures.run, mixtures_em.run),
+    "flow": (flow.run,),
 }
 PAGE = Page(Path(__file__).parent)
 

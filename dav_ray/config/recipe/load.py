@@ -156,7 +156,7 @@ def _build(name: str, typed: Tree, folders: Sequence[Path], mistakes: Mistakes) 
         raise UserError(list(mistakes.values()))
     if isinstance(typed.get("reward"), dict):
         typed = {**typed, "reward": [typed["reward"]]}
-    found = {"prompts": tree.get("prompts"), "model": {**plain["model"], "kind": tree["model"].get("kind", USUAL)}}
+    found = {"prompts": config.prompts, "model": {**plain["model"], "kind": tree["model"].get("kind", USUAL)}}
     as_typed = Config.model_validate({**plain, **found})
     return Recipe(name, config, typed, as_typed)
 

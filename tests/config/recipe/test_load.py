@@ -317,3 +317,13 @@ def test_a_revision_of_digits_in_a_file_is_a_text(tmp_path: Path) -> None:
     sections = "model: {path: org/name, revision: 20240101}\nprompts: [a]\nreward: {kind: brightness}\n"
     (tmp_path / "mine.yaml").write_text(sections)
     assert load(str(tmp_path / "mine.yaml")).config.model.revision == "20240101"
+
+
+@pytest.mark.parametrize("prompts", ["", "prompts: null\n"], ids=["no key", "null"])
+def test_a_model_without_prompts_may_lie_beside_the_recipe(tmp_path: Path, prompts: str) -> None:
+    """Wherever the command is given."""
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
+    file = tmp_path / "my.yaml"
+    file.write_text("model: {path: pipeline}\nreward: {kind: brightness}\n" + prompts)
+    assert load(str(file)).config.prompts == load(str(file)).as_typed.prompts == ("",)
