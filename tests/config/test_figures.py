@@ -37,9 +37,9 @@ def decoder_flops(unet: dict[str, Any], vae: dict[str, Any]) -> float:
     return counted(vae, Inputs(*size(unet))).flops
 
 
-def size(unet: dict[str, Any]) -> list[int]:
+def size(unet: dict[str, Any]) -> tuple[int, int]:
     side = unet["sample_size"]
-    return side if isinstance(side, list) else [side, side]
+    return (side[0], side[1]) if isinstance(side, list) else (side, side)
 
 
 def test_stable_diffusion_takes_what_torch_counts() -> None:
