@@ -37,9 +37,9 @@ def decoder_flops(unet: dict[str, Any], vae: dict[str, Any]) -> float:
     return counted(vae, Inputs(*size(unet))).flops
 
 
-def size(unet: dict[str, Any]) -> list[int]:
+def size(unet: dict[str, Any]) -> tuple[int, int]:
     side = unet["sample_size"]
-    return side if isinstance(side, list) else [side, side]
+    return (side[0], side[1]) if isinstance(side, list) else (side, side)
 
 
 def test_stable_diffusion_takes_what_torch_counts() -> None:
@@ -117,6 +117,28 @@ def test_the_papers_settings_on_stable_diffusion() -> None:
     assert found.reward_bytes == 800 * 3 * 512 * 512  # a JPEG's pixels
     assert "work per sample 1,261 TFLOP of the network, 2,012 TFLOP of decoding" in said
     assert "samples sent to rewards 629.1 MB, 201.3 GB per round" in said
+
+
+def test_the_size_that_a_recipe_asks_for_counts() -> None:
+    """Decoding grows a little faster than the pixels: its middle attends."""
+    usual, larger = (figures(load("sd15", words).config, Spent(1, reward=1)) for words in ([], SIZE))
+    assert usual.network and larger.network and usual.decoding and larger.decoding
+    assert 2.25 < larger.network / usual.network < 3 and 2.25 < larger.decoding / usual.decoding < 2.6
+    assert usual.reward_bytes == 3 * 512**2 and larger.reward_bytes == 3 * 768**2
+
+
+SIZE = ["model.height=768", "model.width=768"]
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "network"),
+    [("flux_dev", 1, 21.5e12), ("sd35_medium", 2, 2.44e12), ("sana_sprint", 1, 1.12e12), ("flux_schnell", 1, 17.7e12)],
+)
+def test_transformers_are_known_without_a_download(name: str, passes: int, network: float) -> None:
+    config = load(name).config
+    found, family = work(config), family_of(config.model)
+    assert found and family.passes(config) == passes
+    assert found.evaluation / passes == pytest.approx(network, rel=0.02)
 
 
 def test_a_backward_pass_is_one_more_and_each_reward_gets_its_own() -> None:

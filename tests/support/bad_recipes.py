@@ -193,6 +193,11 @@ OVERRIDES = [
     ),
     override("model.width = 516: the VAE can't hold it; allowed: a multiple of 8", "model.width=516", recipe="sd15"),
     override("model.width = 18: the VAE can't hold it; allowed: a multiple of", "model.width=18", recipe="digits"),
+    override(
+        "search.guidance_scale = 4: without model.negative_prompt there is no guidance; allowed: 0 or 1",
+        "model.negative_prompt=null",
+        recipe="qwen_image",
+    ),
     override("search.eta = [0, 0]: a search needs a stochastic sampler", "search.eta=[0, 0]", recipe="sd35_medium"),
     override(
         "model.negative_prompt = blurred: is of no use without guidance",

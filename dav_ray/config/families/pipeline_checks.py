@@ -247,11 +247,11 @@ def size_mistakes(model: Model, multiple: int) -> Iterator[str]:
             yield f"model.{key} = {value}: the VAE can't hold it; allowed: a multiple of {multiple}"
 
 
-def guidance_mistakes(config: Config) -> Iterator[str]:
+def guidance_mistakes(config: Config, why: str = "this model takes no guidance") -> Iterator[str]:
     """A line where a model that takes no guidance is given some; the key's default is as good as none."""
     scale, default = config.search.guidance_scale, type(config.search).model_fields["guidance_scale"].default
     if scale not in (0, 1, default):
-        yield f"search.guidance_scale = {scale:g}: this model takes no guidance; allowed: 0 or 1, which are none"
+        yield f"search.guidance_scale = {scale:g}: {why}; allowed: 0 or 1, which are none"
 
 
 def _new_name(layer: str) -> str:

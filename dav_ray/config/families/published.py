@@ -8,7 +8,7 @@ from typing import Any
 
 from dav_ray.diffusion.pipelines.hub import INDEX
 
-Parts = Mapping[str, Mapping[str, Any]]
+Parts = Mapping[str, dict[str, Any]]
 
 TEXT_LENGTH = 77  # tokens of CLIP's text encoders
 

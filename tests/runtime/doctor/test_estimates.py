@@ -237,3 +237,11 @@ def test_deadlines_are_held_against_what_is_measured(chunk: int, limit: float, o
     assert search.text.endswith(f": set roles.search.call_timeout_s {mended[chunk]}" if chunk in mended else "room")
     # 64 trajectories of 50 transitions
     assert train.ok and "takes some 3 s; roles.train.call_timeout_s = 30 leaves room" in train.text
+
+
+def test_a_model_that_is_not_here_has_the_sizes_that_are_published() -> None:
+    """FLUX.1 dev: 12 billion parameters, beside T5's 4.8."""
+    sizes = read_sizes(load("flux_dev").config)
+    assert sizes.elements("transformer") == 11_901_408_320
+    assert sizes.elements("text_encoder_2") == 4_762_310_656
+    assert sizes.configs["transformer"]["sample_size"] == [64, 64]

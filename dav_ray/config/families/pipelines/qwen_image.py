@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dav_ray.config.families.latents import Flow
-from dav_ray.config.families.pipeline_checks import Layout
+from dav_ray.config.families.pipeline_checks import Layout, guidance_mistakes
 from dav_ray.config.families.prompt_lengths import Reader
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class QwenImage(Flow):
         others=frozenset({"controlnet", "image_encoder", "processor"}),
         packed=4,
     )
+
+    def mistakes(self, config: Config, path: str) -> Iterator[str]:
+        yield from super().mistakes(config, path)
+        if config.model.negative_prompt is None:
+            yield from guidance_mistakes(config, "without model.negative_prompt there is no guidance")
 
     def passes(self, config: Config) -> int:
         """As the pipeline does: without a negative prompt there is no guidance."""
