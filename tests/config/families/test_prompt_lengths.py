@@ -76,7 +76,7 @@ def test_sd_3_reads_by_t5_where_it_has_it(tmp_path: Path) -> None:
 def test_lumina_2_s_own_words_are_those_of_its_pipeline() -> None:
     import inspect
 
-    from diffusers import Lumina2Pipeline  # pyright: ignore[reportAttributeAccessIssue]
+    from diffusers.pipelines.lumina2.pipeline_lumina2 import Lumina2Pipeline
 
     assert SYSTEM in inspect.getsource(Lumina2Pipeline.__init__)
 
