@@ -57,7 +57,7 @@ def test_weighted_dav_has_the_tilted_law_and_normaliser(rule: str, eta: Any, gra
 @pytest.mark.parametrize("rule, eta", [("ddim", 1.0), ("cps", (0.7, 0.7))])
 def test_smc_has_it_and_its_normaliser_is_unbiased(rule: str, eta: Any) -> None:
     """E[Z_hat] = Z over small populations, while log Z_hat is biased down."""
-    size, many = 6, 4800
+    size, many = 6, 7200
     model, of = flow(rule, eta), torch.arange(many) // size
     conditions = populations(CONDITION, many // size, size)
     search = Smc(Dav(1, ALPHA, 0.9, True, 0.0), below=1.0)
