@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class Shifted(ExactDiffusion):
     def shift(self) -> Tensor:
         return self.trainable().get_parameter("shift")
 
-    def shifted(self, scale: float) -> LinearGaussian:
+    def shifted(self, scale: float) -> Self:
         """The same model after an M-step that moved it: by about `scale` standard deviations, each step another way."""
         ways = torch.cos(torch.arange(float(self.shift.numel()))).reshape(self.shift.shape)
         with torch.no_grad():

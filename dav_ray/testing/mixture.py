@@ -143,7 +143,9 @@ def sampler_line(diffusion: ExactDiffusion, reach: float = 6.8, spacing: float =
     mass = torch.exp(-0.5 * grid.double().square())
 
     def kernel(t: int) -> GaussianKernel:
-        return diffusion.predict(grid.unsqueeze(1), t, [""] * len(grid), reference=True).kernel
+        found = diffusion.predict(grid.unsqueeze(1), t, [""] * len(grid), reference=True).kernel
+        assert isinstance(found, GaussianKernel)
+        return found
 
     for t in range(diffusion.steps, 1, -1):
         step = kernel(t)
