@@ -20,6 +20,9 @@ from dav_ray.runtime.doctor.versions import Installed
 from dav_ray.runtime.doctor.weights import read_sizes
 from dav_ray.runtime.probe.rates import Rates, RoundTime, round_time
 
+# Nats. The ratio of two laws that should be one is then off by 10 %, half of the usual clip range of 0.2; the KL of an
+# M-step's transition is of this size, too.
+MOST_REPLAY = 0.1
 MARGIN = 3.0  # times what is measured: rewards, slower nodes and a policy's download come on top
 
 
@@ -60,6 +63,16 @@ def time(config: Config, plan: Plan, rates: Rates) -> Iterator[Finding]:
         f"{at_most}some {found.search_s:,.0f} s of search (and the rewards) and {found.train_s:,.0f} s of training",
     )
     yield from deadlines(config, found)
+
+
+def replay(config: Config, rates: Rates) -> Finding:
+    """How far log p of stored transitions, as a rank recomputes it, is from what they were drawn by."""
+    text = f"largest |delta log p| of stored transitions: {rates.replay:.2g} nats (model.dtype {config.model.dtype}, "
+    text += f"search.precision {config.search.precision}, mstep.precision {config.mstep.precision})"
+    if rates.replay <= MOST_REPLAY:
+        return Finding("replay", text)
+    advice = "as much as a step of training may move; set the same precision for both, or float32"
+    return Finding("replay", f"{text}: above {MOST_REPLAY:g}, {advice}", ok=False)
 
 
 def deadlines(config: Config, found: RoundTime) -> Iterator[Finding]:

@@ -52,6 +52,7 @@ def doctor(config: Config | None, address: str, *, measure: bool = False) -> Ite
             yield measured
         else:
             yield from estimates.time(config, planned, measured)
+            yield estimates.replay(config, measured)
 
 
 def _places(pool: Pool, cores: int | None) -> Iterator[Finding]:

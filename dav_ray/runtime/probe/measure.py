@@ -14,6 +14,7 @@ from dav_ray.diffusion.base import Diffusion
 from dav_ray.diffusion.noise import KeyedNoise
 from dav_ray.mstep.options import batch_of_rank
 from dav_ray.runtime.probe.rates import Rates
+from dav_ray.runtime.probe.replay import replayed
 from dav_ray.types import Transitions
 
 REPEATS = 3
@@ -21,7 +22,8 @@ WARM_S = 20.0  # a call that takes longer is not made again
 
 
 def measure(config: Config, device: str) -> Rates:
-    """One evaluation and one decoding at the search's shapes, one step at the M-step's: means over a few calls."""
+    """One evaluation and one decoding at the search's shapes, one step at the M-step's: means over a few calls;
+    and stored transitions, replayed."""
     from dav_ray.config.build import for_search, for_training
     from dav_ray.diffusion.device import keep_freed_memory
 
@@ -31,7 +33,8 @@ def measure(config: Config, device: str) -> Rates:
     evaluation_s, decode_s = _search(config, diffusion)
     fitted = for_training(config, device=device, micro_batch=config.mstep.micro_batch)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    return Rates(evaluation_s, decode_s, _train(config, fitted), peak(device), name)
+    apart = replayed(config, diffusion, fitted)
+    return Rates(evaluation_s, decode_s, _train(config, fitted), peak(device), name, apart)
 
 
 def _search(config: Config, diffusion: Diffusion) -> tuple[float, float]:

@@ -14,13 +14,15 @@ BACKWARD = 2.0  # a backward pass takes about twice its forward pass
 @dataclass(frozen=True)
 class Rates:
     """Measured on one worker. Seconds per guided evaluation, per decoded state, per transition of the M-step (forward,
-    reference and backward); bytes at the peak, of the GPU, or of the host where there is none."""
+    reference and backward); bytes at the peak, of the GPU, or of the host where there is none; replay: the largest
+    |delta log p| of stored transitions, in nats (`replay.py`)."""
 
     evaluation_s: float
     decode_s: float
     transition_s: float
     peak: int
     device: str
+    replay: float = 0.0
 
 
 @dataclass(frozen=True)
