@@ -39,6 +39,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     assert asked == ["FluxPipeline"] * 2
 
 
+@pytest.mark.thorough
 def test_a_family_is_measured(tmp_path: Path) -> None:
     row = study.row("DDPMPipeline", tmp_path, run=False)
     assert faults(row) == [] and row.run is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
@@ -15,6 +16,7 @@ from jobs.assets import digits_flow as job
 MOST_BYTES = 2_000_000
 
 
+@pytest.mark.thorough
 def test_a_short_training_lowers_the_loss_and_gives_a_pipeline(tmp_path: Path) -> None:
     losses = job.make(tmp_path, seed=0, steps=24, copies=1)
 

@@ -54,6 +54,7 @@ def test_weighted_dav_has_the_tilted_law_and_normaliser(rule: str, eta: Any, gra
     assert max(off(found, model)) < 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rule, eta", [("ddim", 1.0), ("cps", (0.7, 0.7))])
 def test_smc_has_it_and_its_normaliser_is_unbiased(rule: str, eta: Any) -> None:
     """E[Z_hat] = Z over small populations, while log Z_hat is biased down."""
