@@ -14,6 +14,7 @@ from dav_ray.config.memory import memory_facts
 from dav_ray.config.partition import spans, training_groups
 from dav_ray.config.schema import Config
 from dav_ray.config.sections.roles import PoolRole, Role
+from dav_ray.diffusion.noise_rules import schedule
 from dav_ray.search.facts import Spent
 from dav_ray.search.options import Search
 
@@ -185,7 +186,10 @@ def render(config: Config, plan: Plan) -> str:
 
 def fitted_steps(config: Config) -> int:
     """Transitions of a trajectory that an epoch of the M-step fits."""
-    fitted = config.search.steps - len(config.search.walked)
+    search = config.search
+    fitted = search.steps - len(search.walked)
+    if isinstance(search.eta, tuple) and schedule(search.eta, search.steps)[-1] == 0:
+        fitted -= 1  # the last step draws nothing either
     return min(config.mstep.steps or fitted, fitted)
 
 

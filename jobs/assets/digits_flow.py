@@ -45,7 +45,7 @@ def build_pipeline() -> StableDiffusion3Pipeline:
     tokenizer = build_tokenizer(TOKENS)
     one, two = (_text_encoder(tokenizer) for _ in range(2))
     width = one.config.hidden_size + two.config.hidden_size
-    vae = AutoencoderKL.from_pretrained(DIGITS, subfolder="vae")
+    vae = AutoencoderKL.from_pretrained(DIGITS, subfolder="vae", use_safetensors=True)
     # the pipeline adds it to what it decodes, and takes no None
     vae.register_to_config(shift_factor=0.0)
     transformer = SD3Transformer2DModel(

@@ -101,5 +101,9 @@ def test_the_plan_counts_what_is_fitted() -> None:
     assert plan(some).optimizer_steps == 4 * 1 + 3
     assert "320 transitions (5 of 20 of each trajectory), 7 optimizer steps" in render(some, plan(some))
     assert "of each trajectory" not in render(whole, plan(whole))
+    noisy = load("digits_flow").config  # noise at five steps of ten; the last step has none whatever eta is
+    assert "320 transitions (5 of 10 of each trajectory)" in render(noisy, plan(noisy))
+    last = load("digits_flow", ["search.eta=[0, 0, 1, 0, 0, 0, 0, 0, 0, 1]"]).config
+    assert "128 transitions (2 of 10 of each trajectory)" in render(last, plan(last))
     with pytest.raises(UserError, match="mstep.steps = 21: a trajectory has 20; allowed: 1 to 20"):
         load("digits", ["mstep.steps=21"])

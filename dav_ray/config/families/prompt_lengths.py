@@ -103,8 +103,11 @@ def _tokenizer(folder: Path) -> Any:
         found.no_truncation()
         found.no_padding()
         return found
-    from transformers import AutoTokenizer  # of older files: a vocabulary and merges
+    older = folder / "vocab.json", folder / "merges.txt"
+    if not all(file.is_file() for file in older):
+        return None
+    from transformers import CLIPTokenizer  # the only one of these pipelines that comes in such files
 
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+    with contextlib.suppress(OSError, ValueError):
+        return CLIPTokenizer(*map(str, older)).backend_tokenizer
     return None

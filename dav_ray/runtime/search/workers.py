@@ -6,8 +6,8 @@ constructor raised, is followed by a new actor.
 
 from __future__ import annotations
 
+import json
 import math
-import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ def worker_spec(config: Config, run_dir: str, namespace: str) -> WorkerSpec:
     """What a search actor is built from: small, so that it travels with the actor, also when that starts again. Chunks
     name their prompts; without all of them a worker keeps its text encoders, and reads columns in config.yaml."""
     timeout_s, stored = client_timeout(config), False
-    if not config.search.facts.starts and len(pickle.dumps(config.prompts)) > MOST_BYTES:
+    if not config.search.facts.starts and len(json.dumps(config.prompts.rows()).encode()) > MOST_BYTES:
         scores = bool(config.evaluate.heldout) or len(config.pooled) < len(config.reward)
         stored = scores and bool(config.prompts.columns)
         config = config.model_copy(update={"prompts": Prompts()})
