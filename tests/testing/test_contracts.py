@@ -22,7 +22,9 @@ from dav_ray.diffusion.masked.dilated_cnn import DilatedCNN
 from dav_ray.diffusion.masked.kernel import MaskedKernel, substitute
 from dav_ray.diffusion.masked.model import MaskedDiffusion
 from dav_ray.diffusion.noise import KeyedNoise
+from dav_ray.diffusion.pipelines.latents import LatentModel
 from dav_ray.diffusion.pipelines.stable_diffusion import Parts, StableDiffusion
+from dav_ray.diffusion.pipelines.stable_diffusion_3 import StableDiffusion3
 from dav_ray.rewards.base import Scorer, local_scorer
 from dav_ray.rewards.colour import TargetColour
 from dav_ray.rewards.digits import DigitLegibility
@@ -37,9 +39,11 @@ from dav_ray.search.refine import Refine
 from dav_ray.search.smc import Smc
 from dav_ray.search.svdd import Svdd
 from dav_ray.search.weighting.choices import HERE
-from dav_ray.testing.gaussian import Bowl, LinearGaussian
+from dav_ray.testing.flow import LinearFlow, even
+from dav_ray.testing.gaussian import Bowl, LinearGaussian, Shifted
 from dav_ray.types import Trajectories, Transitions
 from tests.rewards.test_enformer import TINY, EnformerModel, filled, saved
+from tests.support.pipelines import stable_diffusion_3
 from tests.support.streams import started
 
 NUM = 4
@@ -180,27 +184,32 @@ def test_kernel_pickles(kernel: Kernel) -> None:
 
 
 @pytest.fixture(scope="module")
-def diffusions(tiny_folder: str) -> dict[str, tuple[Diffusion, list[str]]]:
+def diffusions(tiny_folder: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Diffusion, list[str]]]:
     """A model whose policy has moved away from the reference, and prompts that it understands."""
     stable = StableDiffusion(Parts.load(tiny_folder), steps=3, guidance_scale=3.0)
     stable.add_adapters(2, 2.0, ("to_q", "to_v"), seed=0)
+    pipe = stable_diffusion_3.tiny(tmp_path_factory.mktemp("tokenizers"))
+    velocity = StableDiffusion3(pipe, steps=3, noise="cps", eta=0.7, guidance_scale=3.0, height=16, width=16)
+    velocity.add_adapters(2, 2.0, ("to_q", "to_v"), seed=0)
     torch.manual_seed(0)
     backbone = DilatedCNN(5, hidden=8, stacks=1, kernel=3, classes=2)
     masked = MaskedDiffusion(backbone, alphabet=Alphabet.of("dna"), length=12, classes=2, steps=3, guidance_scale=3.0)
     masked.add_adapters(2, 2.0, ("convs", "final_conv"), seed=0)
     with torch.no_grad():
-        for model in (stable, masked):
+        for model in (stable, velocity, masked):
             for parameter in model.trainable().parameters():
                 if parameter.requires_grad:
                     parameter += 0.1
     return {
         "toy": (LinearGaussian(3).shifted(0.8), ["0.3", "-0.5", "1.0", "0.3"]),
+        "toy flow": (LinearFlow(even(3), "cps", 0.7).shifted(0.8), ["0.3", "-0.5", "1.0", "0.3"]),
         "stable": (stable, ["one", "two", "", "one"]),
+        "velocity": (velocity, ["one", "two", "", "one"]),
         "masked": (masked, ["class=0", "class=1 fixed=0:AC,7:T", "", "class=0"]),
     }
 
 
-@pytest.fixture(params=["toy", "stable", "masked"])
+@pytest.fixture(params=["toy", "toy flow", "stable", "velocity", "masked"])
 def model(request: pytest.FixtureRequest, diffusions: dict[str, Any]) -> tuple[Any, list[str]]:
     return diffusions[request.param]
 
@@ -299,7 +308,7 @@ def test_a_timeless_diffusion_says_the_same_at_every_step(model: tuple[Any, list
 def test_diffusion_state_comes_back(model: tuple[Any, list[str]]) -> None:
     """The policy's parameters by name are all that tells it from the reference."""
     diffusion, prompts = model
-    if isinstance(diffusion, LinearGaussian):
+    if isinstance(diffusion, Shifted):
         pytest.skip("a toy of the search and the fit: it is never stored")
     x = diffusion.prior(prompts, noise().at(3))
     kept = {name: tensor.clone() for name, tensor in diffusion.policy_state().items()}
@@ -412,8 +421,9 @@ class Moved:
 
 
 def judge(diffusion: Any, constant: float = 0.0) -> Scorer:
-    rewards: dict[type, Any] = {LinearGaussian: Bowl(), StableDiffusion: TargetColour(), MaskedDiffusion: GcContent()}
-    return local_scorer([("judge", 1.0, Moved(rewards[type(diffusion)], constant))])
+    rewards: dict[type, Any] = {Shifted: Bowl(), LatentModel: TargetColour(), MaskedDiffusion: GcContent()}
+    (reward,) = (reward for kind, reward in rewards.items() if isinstance(diffusion, kind))
+    return local_scorer([("judge", 1.0, Moved(reward, constant))])
 
 
 def parts(found: Trajectories) -> dict[str, Tensor]:
