@@ -127,7 +127,7 @@ print(missing, "ray" in sys.modules, sorted(threads - {Path("/proc/self/comm").r
 """
 
 
-@pytest.mark.parametrize("recipe", ["digits", "dna"])
+@pytest.mark.parametrize("recipe", [pytest.param("digits", marks=pytest.mark.thorough), "dna"])
 def test_all_that_workers_import_is_there_and_neither_ray_nor_a_thread(recipe: str) -> None:
     """Ray reads the environment of its worker when it is loaded; a thread would not be in a fork, but for that of
     Arrow's allocator, which starts it again."""

@@ -209,7 +209,7 @@ def diffusions(tiny_folder: str, tmp_path_factory: pytest.TempPathFactory) -> di
     }
 
 
-@pytest.fixture(params=["toy", "toy flow", "stable", "velocity", "masked"])
+@pytest.fixture(params=["toy", "toy flow", "stable", pytest.param("velocity", marks=pytest.mark.thorough), "masked"])
 def model(request: pytest.FixtureRequest, diffusions: dict[str, Any]) -> tuple[Any, list[str]]:
     return diffusions[request.param]
 

@@ -75,6 +75,7 @@ def kept(name: str, config: dict[str, Any], *, half: bool, autocast: bool, check
     return sum(storage.nbytes() for key, storage in storages.items() if key not in own)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("half", "autocast"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("name", CASES)
 def test_training_keeps_about_what_is_said(name: str, half: bool, autocast: bool) -> None:

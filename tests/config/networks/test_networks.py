@@ -180,6 +180,7 @@ def parts() -> list[Any]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", parts())
 def test_published_networks_have_these_tensors(config: dict[str, Any]) -> None:
     import transformers

@@ -44,6 +44,7 @@ def bench(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield found
 
 
+@pytest.mark.thorough
 def test_a_worker_that_dies_with_two_items_is_lost_once_and_both_are_done(bench: Bench, tmp_path: Path) -> None:
     """One of the two may be what ended it: each is done again for itself."""
     done = Round(tmp_path, {"a": storing("a")})
