@@ -57,3 +57,13 @@ class Section(BaseModel):
         if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation in (int, float):
             raise ValueError("wrong type")
         return value
+
+
+def number(value: object) -> float:
+    """What is typed as a number: YAML takes 1e-1 and nan for texts. ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("wrong type")
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        raise ValueError("wrong type") from None

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dav_ray.registry import Entry, Registry
+from dav_ray.strict import number
 
 
 @dataclass(frozen=True)
@@ -121,20 +122,10 @@ def parsed(value: object, noise: str | None, steps: int | None) -> Eta:
     """A share for all steps, or one for each. ValueError saying what is wrong. noise: the rule, steps: T, where these
     are valid."""
     listed = isinstance(value, list | tuple)
-    shares = [_number(share) for share in (value if isinstance(value, list | tuple) else [value])]
+    shares = [number(share) for share in (value if isinstance(value, list | tuple) else [value])]
     for share in shares:
         if not 0 <= share <= (MOST_ETA if noise in FLOWS_ALONE else 1):
             raise ValueError("out of range")
     if listed and (not shares or (steps is not None and len(shares) > steps)):
         raise ValueError(f"has {len(shares)} numbers; allowed: 1 to search.steps = {steps}")
     return tuple(shares) if listed else shares[0]
-
-
-def _number(value: object) -> float:
-    """YAML takes 1e-1 and nan for texts."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("wrong type")
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        raise ValueError("wrong type") from None

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import re
 
+from dav_ray.strict import number as typed_number
+
 SD = re.compile(r"(\S*?)\s*sd")
 ALLOWED = 'a number > 0, or one in sd, for instance "0.1 sd"'
 
@@ -20,7 +22,7 @@ Alpha = float | str  # as `parsed` gives it
 def parsed(value: object) -> Alpha:
     """A positive number, or `NUMBER sd` in one way of writing. ValueError saying what is wrong."""
     text = isinstance(value, str) and SD.fullmatch(value.strip())
-    number = _number(text[1] if text else value)
+    number = typed_number(text[1] if text else value)
     if not 0 < number < math.inf:
         raise ValueError("out of range")
     return f"{number:.12g} sd" if text else number
@@ -44,12 +46,3 @@ def number(alpha: Alpha, measured: float | None = None) -> float:
     if measured is None:
         raise ValueError(f"search.alpha = {alpha}: is no number before round 0 is evaluated")
     return measured
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("wrong type")
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        raise ValueError("wrong type") from None
